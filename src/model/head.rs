@@ -1,0 +1,64 @@
+//! The two small mutable objects: a project's head names its current base, a branch's head
+//! names its manifest and holder. Both change by conditional put only (`store::catalog`).
+
+use super::{BaseId, BranchId, BranchName, NodeId, Nonce, ProjectName, UnixMs};
+use serde::{Deserialize, Serialize};
+
+/// `v1/project/<project>/head`, as plain JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProjectHead {
+    pub format: u32,
+    pub nonce: Nonce,
+    /// The current base.
+    pub base: BaseId,
+    /// Its version, 1, 2, 3 …
+    pub version: u64,
+}
+
+/// The node that may write a branch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    pub node: NodeId,
+}
+
+/// Where a branch's manifest is and what it must hash to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestRef {
+    pub key: String,
+    /// SHA-256 over the stored object, in hexadecimal.
+    pub sha256: String,
+}
+
+/// `v1/project/<project>/branch/<name>/head`, as plain JSON.
+///
+/// `epoch` grows with every change of holder, `seq` with every change at all. `nonce` is new in each put, so that
+/// a writer who got an ambiguous answer can read back and see whether the head is its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BranchHead {
+    pub format: u32,
+    pub nonce: Nonce,
+    pub project: ProjectName,
+    pub name: BranchName,
+    pub id: BranchId,
+    pub base: BaseId,
+    pub base_version: u64,
+    pub epoch: u64,
+    pub seq: u64,
+    pub holder: Option<Holder>,
+    /// Set before the first local write of an epoch, cleared by a complete upload: while set, the
+    /// holder's disk has what the store has not.
+    pub dirty: bool,
+    /// `None` until the first suspend: the branch is its base.
+    pub manifest: Option<ManifestRef>,
+    /// What it was made from, for people: `base 1`.
+    pub parent: String,
+    pub created_at_ms: UnixMs,
+    pub used_at_ms: UnixMs,
+    /// Bytes of its own layers, manifest and WAL in the store.
+    pub own_bytes: u64,
+}
+
+impl BranchHead {
+    /// The only format there is yet.
+    pub const FORMAT: u32 = 1;
+}

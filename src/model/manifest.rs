@@ -1,0 +1,148 @@
+//! What a base and a suspended branch consist of. Kept in the store as JSON compressed with zstd
+//! (`store::document`), immutable once written.
+
+use super::{BaseId, BranchId, FileId, ProjectName, Role, UnixMs};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A database of a cluster: one row of `pg_database`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Database {
+    pub name: String,
+    pub encoding: String,
+    pub collate: String,
+    pub ctype: String,
+    pub allow_connections: bool,
+    pub is_template: bool,
+}
+
+/// What is known of the Postgres cluster inside a data directory, read from its own catalogs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Major version, 14 to 18.
+    pub major: u32,
+    /// `server_version` of the server that the base was brought to consistency with.
+    pub server_version: String,
+    /// The bootstrap superuser (role with OID 10): the role Offshoot itself connects as.
+    pub superuser: String,
+    pub databases: Vec<Database>,
+    pub roles: Vec<Role>,
+    /// Settings of the source that live outside its data directory (Debian keeps `postgresql.conf` in `/etc`).
+    pub settings: BTreeMap<String, String>,
+}
+
+/// The WAL segment a clean stop leaves; all a start needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalSegment {
+    /// File name, 24 hexadecimal digits.
+    pub name: String,
+    /// The segment's size in bytes (`wal_segment_size`, 16 MiB by default).
+    pub size: u64,
+    /// How many leading bytes are kept, a multiple of the page size; the rest is zeros.
+    pub used: u64,
+}
+
+/// One pack of a base: key `v1/project/<project>/base/<base-id>/pack/<number>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackRef {
+    pub number: u32,
+    pub bytes: u64,
+}
+
+/// `v1/project/<project>/base/<base-id>/manifest`: written last, create-only. A base without it does not exist.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseManifest {
+    pub format: u32,
+    pub project: ProjectName,
+    pub id: BaseId,
+    /// 1, 2, 3 … within the project.
+    pub version: u64,
+    pub created_at_ms: UnixMs,
+    /// Where the data came from, without credentials.
+    pub source: String,
+    pub cluster: Cluster,
+    pub wal: WalSegment,
+    pub packs: Vec<PackRef>,
+    /// Bytes of the `index` object.
+    pub index_bytes: u64,
+    /// Highest [`FileId`] in use; branches number their own files from the next.
+    pub last_file_id: u64,
+    pub files: u64,
+    /// Bytes of all files together.
+    pub logical_bytes: u64,
+    /// Bytes of packs and index in the store.
+    pub stored_bytes: u64,
+}
+
+impl BaseManifest {
+    /// The only format there is yet.
+    pub const FORMAT: u32 = 1;
+}
+
+/// What a directory entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileKind {
+    File,
+    Directory,
+    Symlink,
+}
+
+/// A file, directory or symlink that a branch created or whose name, size or mode it changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    pub id: FileId,
+    pub parent: FileId,
+    pub name: String,
+    pub kind: FileKind,
+    /// Permission bits.
+    pub mode: u32,
+    /// Bytes; 0 for anything but a file.
+    pub size: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+}
+
+/// A name of the base that the branch removed or renamed away.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Tombstone {
+    pub parent: FileId,
+    pub name: String,
+}
+
+/// A branch's names, sizes and modes as a difference to its base.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeDiff {
+    pub entries: Vec<Entry>,
+    pub removed: Vec<Tombstone>,
+    /// The next [`FileId`] to give out.
+    pub next_id: u64,
+}
+
+/// One layer of a branch, oldest first in its manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRef {
+    /// Full object key.
+    pub key: String,
+    pub bytes: u64,
+    pub pages: u64,
+}
+
+/// `v1/branch/<branch-id>/manifest/<epoch>-<seq>-<nonce>`: all a wake needs beside the base.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BranchManifest {
+    pub format: u32,
+    pub branch: BranchId,
+    pub base: BaseId,
+    /// Flat and complete, oldest first: a read never walks ancestors.
+    pub layers: Vec<LayerRef>,
+    pub tree: TreeDiff,
+    pub wal: WalSegment,
+    pub databases: Vec<Database>,
+    pub roles: Vec<Role>,
+}
+
+impl BranchManifest {
+    /// The only format there is yet.
+    pub const FORMAT: u32 = 1;
+}

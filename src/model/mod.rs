@@ -1,0 +1,21 @@
+//! The nouns every other module shares: names, ids, roles, heads and manifests.
+//!
+//! Plain data without I/O. What is kept in the object store is defined here with its format.
+
+mod ambient;
+mod head;
+mod id;
+mod manifest;
+mod name;
+mod role;
+mod secret;
+
+pub use ambient::{Ambient, Clock, Entropy, UnixMs};
+pub use head::{BranchHead, Holder, ManifestRef, ProjectHead};
+pub use id::{BaseId, BranchId, FileId, NodeId, Nonce, PAGE_SIZE, PageNo, SYMLINK_TARGET_MAX};
+pub use manifest::{
+    BaseManifest, BranchManifest, Cluster, Database, Entry, FileKind, LayerRef, PackRef, Tombstone, TreeDiff, WalSegment,
+};
+pub use name::{BranchName, BranchRef, NameError, ProjectName, Target};
+pub use role::Role;
+pub use secret::Secret;

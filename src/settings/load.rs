@@ -1,0 +1,183 @@
+//! Finding, reading and checking the config file.
+//!
+//! Overrides come from the environment: `OFFSHOOT_<SECTION>_<KEY>` for `[server]`, `[store]` and `[compute]`, and
+//! `OFFSHOOT_PROJECT_<NAME>_<KEY>` for a project, all in upper case with every other character as `_`.
+
+use super::Settings;
+use crate::model::Secret;
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use toml::{Table, Value};
+
+/// Why the configuration cannot be used; the text says what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    #[error("no config file: looked for {0}; write one (config/offshoot.toml explains every key) or pass --config FILE")]
+    NotFound(String),
+    #[error("cannot read {path}: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{path}: {message}")]
+    Invalid { path: PathBuf, message: String },
+}
+
+/// Where the config file is looked for, in order, when `--config` is not given.
+const PLACES: [&str; 2] = ["offshoot.toml", "/etc/offshoot/offshoot.toml"];
+
+/// Loads the config at `path`, or at the first of the usual places, with the process's environment over it.
+pub fn load(path: Option<&Path>) -> Result<Settings, SettingsError> {
+    let path = match path {
+        Some(path) => path.to_owned(),
+        None => PLACES
+            .iter()
+            .map(PathBuf::from)
+            .find(|place| place.exists())
+            .ok_or_else(|| SettingsError::NotFound(PLACES.join(", ")))?,
+    };
+    let text = std::fs::read_to_string(&path).map_err(|source| SettingsError::Read { path: path.clone(), source })?;
+    parse(&text, &std::env::vars().collect()).map_err(|message| SettingsError::Invalid { path, message })
+}
+
+/// Parses `text` with the variables of `environment` over it.
+fn parse(text: &str, environment: &BTreeMap<String, String>) -> Result<Settings, String> {
+    let mut table: Table = toml::from_str(text).map_err(|e| e.to_string())?;
+    override_from(&mut table, environment)?;
+    let mut settings: Settings = Value::Table(table).try_into().map_err(|e: toml::de::Error| explain(e.message()))?;
+    validate(&mut settings, environment)?;
+    Ok(settings)
+}
+
+/// The variables that override single keys, by section.
+fn override_from(table: &mut Table, environment: &BTreeMap<String, String>) -> Result<(), String> {
+    for section in ["server", "store", "compute"] {
+        let prefix = format!("OFFSHOOT_{}_", section.to_uppercase());
+        for (key, value) in matching(environment, &prefix) {
+            let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+            set(section, &key, value)?;
+        }
+    }
+    let Some(Value::Array(projects)) = table.get_mut("project") else { return Ok(()) };
+    for project in projects {
+        let name = project.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+        for (key, value) in matching(environment, &format!("OFFSHOOT_PROJECT_{}_", variable(&name))) {
+            set(project, &key, value)?;
+        }
+    }
+    Ok(())
+}
+
+fn variable(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect()
+}
+
+fn matching(environment: &BTreeMap<String, String>, prefix: &str) -> Vec<(String, String)> {
+    environment
+        .iter()
+        .filter_map(|(name, value)| Some((name.strip_prefix(prefix)?.to_lowercase(), value.clone())))
+        .collect()
+}
+
+/// A value that reads as TOML is taken as such (`true`, `8`, `["a"]`); anything else is a string.
+fn set(section: &mut Value, key: &str, value: String) -> Result<(), String> {
+    let table = section.as_table_mut().ok_or("a section of the config must be a table")?;
+    let typed = toml::from_str::<Table>(&format!("v = {value}")).ok().and_then(|mut t| t.remove("v"));
+    table.insert(key.to_owned(), typed.unwrap_or(Value::String(value)));
+    Ok(())
+}
+
+/// Adds the nearest known key to serde's "unknown field" message.
+fn explain(message: &str) -> String {
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let (Some(unknown), true) = (quoted.first(), message.starts_with("unknown field")) else {
+        return message.trim_end().to_owned();
+    };
+    let nearest = quoted[1..].iter().min_by_key(|known| strsim::damerau_levenshtein(unknown, known));
+    match nearest {
+        Some(known) => format!("unknown key `{unknown}`; did you mean `{known}`?"),
+        None => format!("unknown key `{unknown}`"),
+    }
+}
+
+fn validate(settings: &mut Settings, environment: &BTreeMap<String, String>) -> Result<(), String> {
+    let mut names = HashSet::new();
+    for project in &mut settings.projects {
+        if !names.insert(project.name.clone()) {
+            return Err(format!("project {} is there twice", project.name));
+        }
+        for user in &mut project.users {
+            let place = format!("user {} of project {}", user.name, project.name);
+            match (&user.verifier, &user.password_env) {
+                (Some(_), None) => {}
+                (None, Some(variable)) => {
+                    let password = environment
+                        .get(variable)
+                        .filter(|password| !password.is_empty())
+                        .ok_or_else(|| format!("{place}: the environment variable {variable} is not set"))?;
+                    user.password = Some(Secret::new(password.clone()));
+                }
+                _ => return Err(format!("{place} needs either verifier or password_env")),
+            }
+        }
+    }
+    if settings.server.tls_cert.is_some() != settings.server.tls_key.is_some() {
+        return Err("tls_cert and tls_key come together".to_owned());
+    }
+    if settings.server.require_tls && settings.server.tls_cert.is_none() {
+        return Err("require_tls needs tls_cert and tls_key".to_owned());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const LEAST: &str = "[store]\nurl = \"file:///s\"\n[[project]]\nname = \"shop-eu\"\n";
+
+    fn with(text: &str, variables: &[(&str, &str)]) -> Result<Settings, String> {
+        parse(text, &variables.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect())
+    }
+
+    #[test]
+    fn the_sample_is_valid_and_says_what_the_defaults_are() {
+        let sample = with(include_str!("../../config/offshoot.toml"), &[("SHOP_TESTER_PASSWORD", "x")]).expect("the sample parses");
+        let least = with(LEAST, &[]).expect("the least config parses");
+        assert_eq!(sample.server.listen, least.server.listen);
+        assert_eq!(sample.server.handshake_timeout, least.server.handshake_timeout);
+        assert_eq!(sample.compute.start_timeout, least.compute.start_timeout);
+        assert_eq!(sample.projects[0].idle_timeout, least.projects[0].idle_timeout);
+        assert_eq!(sample.projects[0].max_branches, least.projects[0].max_branches);
+    }
+
+    #[test]
+    fn an_unknown_key_names_the_nearest_one() {
+        let error = with("[server]\nlisen = \"127.0.0.1:1\"\n[store]\nurl=\"file:///s\"", &[]).expect_err("refused");
+        assert!(error.contains("did you mean `listen`"), "{error}");
+    }
+
+    #[test]
+    fn the_environment_overrides_every_kind_of_key() {
+        let settings = with(
+            LEAST,
+            &[
+                ("OFFSHOOT_SERVER_LISTEN", "0.0.0.0:1"),
+                ("OFFSHOOT_SERVER_MAX_HANDSHAKES", "7"),
+                ("OFFSHOOT_STORE_URL", "s3://b"),
+                ("OFFSHOOT_PROJECT_SHOP_EU_IDLE_TIMEOUT", "9s"),
+            ],
+        )
+        .expect("valid");
+        assert_eq!(settings.server.listen.port(), 1);
+        assert_eq!(settings.server.max_handshakes, 7);
+        assert_eq!(settings.store.url, "s3://b");
+        assert_eq!(settings.projects[0].idle_timeout, Duration::from_secs(9));
+    }
+
+    #[test]
+    fn a_password_comes_from_the_environment_or_not_at_all() {
+        let text = format!("{LEAST}[[project.user]]\nname=\"t\"\npassword_env=\"PW\"\n");
+        assert!(with(&text, &[]).expect_err("refused").contains("PW is not set"));
+        let settings = with(&text, &[("PW", "geheim")]).expect("valid");
+        assert!(!format!("{settings:?}").contains("geheim"), "the password shows in Debug");
+    }
+}

@@ -1,0 +1,152 @@
+//! The configuration: one TOML file, found at `--config`, `./offshoot.toml` or `/etc/offshoot/offshoot.toml`,
+//! each key overridable by an environment variable. Plain validated data; it reads nothing but the file and the environment.
+//!
+//! `config/offshoot.toml` explains every key and is parsed by a test.
+
+mod load;
+
+pub use load::{SettingsError, load};
+
+use crate::model::{ProjectName, Secret};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything the config file says.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    #[serde(default)]
+    pub server: ServerSettings,
+    pub store: StoreSettings,
+    #[serde(default)]
+    pub compute: ComputeSettings,
+    #[serde(default, rename = "project")]
+    pub projects: Vec<ProjectSettings>,
+}
+
+/// `[server]`: where this node listens and keeps its local state.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerSettings {
+    /// Address of the Postgres protocol.
+    pub listen: SocketAddr,
+    /// Address of the HTTP API.
+    pub admin_listen: SocketAddr,
+    /// Cache, deltas, sockets and mounts of this node.
+    pub data_dir: PathBuf,
+    /// PEM files; with both, clients may use TLS.
+    pub tls_cert: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
+    /// Refuse clients that do not use TLS.
+    pub require_tls: bool,
+    /// From accept to authenticated; a client that takes longer is cut off.
+    #[serde(with = "duration")]
+    pub handshake_timeout: Duration,
+    /// Clients that may be in their handshake at once; the next one is refused.
+    pub max_handshakes: usize,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 6432)),
+            admin_listen: SocketAddr::from(([127, 0, 0, 1], 7432)),
+            data_dir: PathBuf::from("/var/lib/offshoot"),
+            tls_cert: None,
+            tls_key: None,
+            require_tls: false,
+            handshake_timeout: Duration::from_secs(10),
+            max_handshakes: 256,
+        }
+    }
+}
+
+/// `[store]`: the object store.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreSettings {
+    /// `file:///path`, `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`.
+    pub url: String,
+}
+
+/// `[compute]`: how Postgres is found and run on this node.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ComputeSettings {
+    /// System user that computes run as when the daemon is root; ignored otherwise.
+    pub user: String,
+    /// Folders that hold `bin/postgres`, looked at before the well-known ones.
+    pub postgres_dirs: Vec<PathBuf>,
+    /// Longest time from spawn to accepting connections.
+    #[serde(with = "duration")]
+    pub start_timeout: Duration,
+    /// Longest time of a clean stop before the compute is killed.
+    #[serde(with = "duration")]
+    pub stop_timeout: Duration,
+}
+
+impl Default for ComputeSettings {
+    fn default() -> Self {
+        Self {
+            user: "postgres".to_owned(),
+            postgres_dirs: Vec::new(),
+            start_timeout: Duration::from_secs(120),
+            stop_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// `[[project]]`: one cluster people branch from.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProjectSettings {
+    pub name: ProjectName,
+    /// How long a branch without a session stays awake.
+    #[serde(with = "duration", default = "default_idle_timeout")]
+    pub idle_timeout: Duration,
+    /// Most branches at a time; a connect that would make one more is refused.
+    #[serde(default = "default_max_branches")]
+    pub max_branches: usize,
+    /// Postgres settings of every branch, over those of the base.
+    #[serde(default)]
+    pub parameters: BTreeMap<String, String>,
+    /// Who may log in beside the roles of the base.
+    #[serde(default, rename = "user")]
+    pub users: Vec<UserSettings>,
+}
+
+/// `[[project.user]]`: a login for a role that has no password in the base. The role itself must exist there.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UserSettings {
+    pub name: String,
+    /// `SCRAM-SHA-256$<iterations>:<salt>$<stored key>:<server key>`, as in `pg_authid`.
+    pub verifier: Option<Secret>,
+    /// Name of the environment variable that holds the password.
+    pub password_env: Option<String>,
+    /// Filled from `password_env` when the config is loaded; not a key of the file.
+    #[serde(skip)]
+    pub password: Option<Secret>,
+}
+
+fn default_idle_timeout() -> Duration {
+    Duration::from_secs(300)
+}
+
+fn default_max_branches() -> usize {
+    1000
+}
+
+/// Durations as people write them: `90s`, `5m`, `1h 30m`.
+mod duration {
+    use serde::{Deserialize, Deserializer, de::Error};
+    use std::time::Duration;
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        humantime::parse_duration(&text).map_err(|e| D::Error::custom(format!("{text:?} is not a duration like \"5m\": {e}")))
+    }
+}
