@@ -4,15 +4,32 @@
 use super::{BaseId, BranchId, BranchName, NodeId, Nonce, ProjectName, UnixMs};
 use serde::{Deserialize, Serialize};
 
-/// `v1/project/<project>/head`, as plain JSON.
+/// `v1/project/<project>/head`, as plain JSON. A base that is not listed here does not exist.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProjectHead {
     pub format: u32,
     pub nonce: Nonce,
-    /// The current base.
-    pub base: BaseId,
-    /// Its version, 1, 2, 3 …
+    /// Oldest first, never empty; the last is current.
+    pub bases: Vec<SealedBase>,
+}
+
+impl ProjectHead {
+    /// The only format there is yet.
+    pub const FORMAT: u32 = 1;
+
+    /// The base that new branches are made from.
+    pub fn current(&self) -> Option<&SealedBase> {
+        self.bases.last()
+    }
+}
+
+/// One sealed base of a project.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedBase {
+    pub id: BaseId,
+    /// 1, 2, 3 … within the project.
     pub version: u64,
+    pub sealed_at_ms: UnixMs,
 }
 
 /// The node that may write a branch.

@@ -49,14 +49,12 @@ pub struct PackRef {
     pub bytes: u64,
 }
 
-/// `v1/project/<project>/base/<base-id>/manifest`: written last, create-only. A base without it does not exist.
+/// `v1/project/<project>/base/<base-id>/manifest`: create-only. The base exists once the project's head lists it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BaseManifest {
     pub format: u32,
     pub project: ProjectName,
     pub id: BaseId,
-    /// 1, 2, 3 … within the project.
-    pub version: u64,
     pub created_at_ms: UnixMs,
     /// Where the data came from, without credentials.
     pub source: String,
