@@ -99,6 +99,20 @@ pub struct Entry {
     pub size: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
+    /// For a file of the base: where its unchanged pages are, so that a wake need not look it up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+/// A file's record in its base.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    pub parent: FileId,
+    pub name: String,
+    /// Place of its first frame in the base's frame table.
+    pub first_frame: u64,
+    /// Bytes of the file in the base.
+    pub size: u64,
 }
 
 /// A name of the base that the branch removed or renamed away.

@@ -1,0 +1,282 @@
+//! The index of a base: which files there are, and where each of their frames is. Paged and read on demand: a base of
+//! a hundred thousand files wakes without reading it whole.
+//!
+//! The object, from its first byte:
+//!
+//! ```text
+//! frame table   FrameRef × frames, in pages of 4096 (64 KiB); a file's frames stand together, in order
+//! record pages  zstd blocks of records sorted by (parent, name), about 64 KiB each before compression
+//! directory     u32 number of frame pages, u32 crc each;
+//!               u32 number of record pages, each: u64 parent, u16 length, name (of its first record),
+//!               u64 offset, u32 stored length, u32 length, u32 crc
+//! footer        u64 frames, u64 directory offset, u32 directory length, u32 directory crc, u64 MAGIC (32 bytes)
+//! ```
+//!
+//! A record is: u64 parent, u16 length, name, u64 id, u8 kind, u16 mode, u64 size, u64 first frame, u16 length, symlink target.
+//! All numbers are little-endian. Every sum is CRC32C with the base id in front.
+
+use super::PageError;
+use super::codec::{Reader, put_text};
+use super::frame::FrameRef;
+use crate::model::{FileId, FileKind};
+use crate::store::Store;
+use quick_cache::sync::Cache;
+use std::io::{Seek, SeekFrom, Write};
+use std::sync::Arc;
+
+const MAGIC: u64 = u64::from_le_bytes(*b"OFFIDX01");
+const FOOTER: usize = 32;
+/// Frames to a page of the frame table: 64 KiB, or 256 MiB of data.
+pub const FRAMES_PER_PAGE: usize = 4096;
+const RECORD_PAGE: usize = 64 << 10;
+/// Pages of frame tables and directory listings kept in memory per base; 64 KiB each.
+const PAGES_IN_MEMORY: usize = 1024;
+/// The tail that one request reads at open; holds footer and directory of any but huge bases.
+const TAIL: u64 = 128 << 10;
+
+/// A file, directory or symlink of a base.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    pub parent: FileId,
+    pub name: Box<str>,
+    pub id: FileId,
+    pub kind: FileKind,
+    /// Permission bits.
+    pub mode: u32,
+    /// Bytes.
+    pub size: u64,
+    /// Place of its first frame in the frame table.
+    pub first_frame: u64,
+    pub target: Option<Box<str>>,
+}
+
+/// All entries of one directory of a base, sorted by name.
+pub type Listing = Arc<[Record]>;
+
+#[derive(Debug)]
+struct RecordPage {
+    first: (u64, Box<str>),
+    offset: u64,
+    stored: u32,
+    length: u32,
+    crc: u32,
+}
+
+/// An index in the store, opened: directory in memory, pages on demand.
+pub struct Index {
+    store: Store,
+    key: String,
+    owner: String,
+    frames: u64,
+    frame_crcs: Vec<u32>,
+    record_pages: Vec<RecordPage>,
+    frame_pages: Cache<u32, Arc<[FrameRef]>>,
+    listings: Cache<u64, Listing>,
+}
+
+impl Index {
+    /// Opens the index at `key`, `bytes` long, of the base `owner`: one request, two for a huge one.
+    pub async fn open(store: Store, key: String, bytes: u64, owner: String) -> Result<Index, PageError> {
+        let tail_start = bytes.saturating_sub(TAIL);
+        let tail = store.get_range(&key, tail_start..bytes).await?;
+        let damaged = |what: &str| PageError::Damaged { object: key.clone(), what: what.to_owned() };
+        let footer = tail.len().checked_sub(FOOTER).map(|at| &tail[at..]).ok_or_else(|| damaged("it is too short"))?;
+        let mut reader = Reader::new(footer);
+        let (Some(frames), Some(offset), Some(length), Some(crc), Some(MAGIC)) =
+            (reader.u64(), reader.u64(), reader.u32(), reader.u32(), reader.u64())
+        else {
+            return Err(damaged("it has no footer"));
+        };
+        let end = offset.checked_add(u64::from(length)).filter(|end| *end <= bytes - FOOTER as u64);
+        let end = end.ok_or_else(|| damaged("its directory lies outside"))?;
+        let directory = if offset >= tail_start {
+            tail.slice((offset - tail_start) as usize..(end - tail_start) as usize)
+        } else {
+            store.get_range(&key, offset..end).await?
+        };
+        if sum(&owner, &directory) != crc {
+            return Err(damaged("its directory's checksum does not match"));
+        }
+        let (frame_crcs, record_pages) = read_directory(&directory).ok_or_else(|| damaged("its directory is cut short"))?;
+        Ok(Index {
+            store,
+            key,
+            owner,
+            frames,
+            frame_crcs,
+            record_pages,
+            frame_pages: Cache::new(PAGES_IN_MEMORY),
+            listings: Cache::new(PAGES_IN_MEMORY),
+        })
+    }
+
+    /// The frame at `place` of the frame table, if its page is in memory.
+    pub fn cached_frame(&self, place: u64) -> Option<FrameRef> {
+        let page = self.frame_pages.get(&((place / FRAMES_PER_PAGE as u64) as u32))?;
+        page.get((place % FRAMES_PER_PAGE as u64) as usize).copied()
+    }
+
+    /// The frame at `place` of the frame table.
+    pub async fn frame(&self, place: u64) -> Result<FrameRef, PageError> {
+        let number = (place / FRAMES_PER_PAGE as u64) as u32;
+        let page = self.frame_pages.get_or_insert_async(&number, self.read_frame_page(number)).await?;
+        page.get((place % FRAMES_PER_PAGE as u64) as usize).copied().ok_or_else(|| self.damaged("a frame is missing from it"))
+    }
+
+    async fn read_frame_page(&self, number: u32) -> Result<Arc<[FrameRef]>, PageError> {
+        let first = u64::from(number) * FRAMES_PER_PAGE as u64;
+        let last = (first + FRAMES_PER_PAGE as u64).min(self.frames);
+        let crc = self.frame_crcs.get(number as usize).ok_or_else(|| self.damaged("a frame page is missing from it"))?;
+        let width = FrameRef::ENCODED as u64;
+        let bytes = self.store.get_range(&self.key, first * width..last * width).await?;
+        if sum(&self.owner, &bytes) != *crc {
+            return Err(self.damaged(&format!("the checksum of frame page {number} does not match")));
+        }
+        let (chunks, _) = bytes.as_chunks::<{ FrameRef::ENCODED }>();
+        Ok(chunks.iter().map(FrameRef::decode).collect())
+    }
+
+    /// The directory's entries, if they are in memory.
+    pub fn cached_listing(&self, directory: FileId) -> Option<Listing> {
+        self.listings.get(&directory.0)
+    }
+
+    /// The directory's entries; empty for what is no directory of this base.
+    pub async fn listing(&self, directory: FileId) -> Result<Listing, PageError> {
+        self.listings.get_or_insert_async(&directory.0, self.read_listing(directory)).await
+    }
+
+    async fn read_listing(&self, directory: FileId) -> Result<Listing, PageError> {
+        // Pages whose first record lies before the directory may still hold its first entries.
+        let from = self.record_pages.partition_point(|page| page.first.0 < directory.0).saturating_sub(1);
+        let to = self.record_pages.partition_point(|page| page.first.0 <= directory.0);
+        let mut listing = Vec::new();
+        for page in &self.record_pages[from.min(to)..to] {
+            let records = self.read_records(page).await?;
+            listing.extend(records.into_iter().filter(|record| record.parent == directory));
+        }
+        Ok(listing.into())
+    }
+
+    async fn read_records(&self, page: &RecordPage) -> Result<Vec<Record>, PageError> {
+        let stored = self.store.get_range(&self.key, page.offset..page.offset + u64::from(page.stored)).await?;
+        if sum(&self.owner, &stored) != page.crc {
+            return Err(self.damaged("the checksum of a record page does not match"));
+        }
+        let bytes = zstd::bulk::decompress(&stored, page.length as usize).map_err(|e| self.damaged(&e.to_string()))?;
+        let mut reader = Reader::new(&bytes);
+        let mut records = Vec::new();
+        while !reader.is_empty() {
+            records.push(decode_record(&mut reader).ok_or_else(|| self.damaged("a record is cut short"))?);
+        }
+        Ok(records)
+    }
+
+    fn damaged(&self, what: &str) -> PageError {
+        PageError::Damaged { object: self.key.clone(), what: what.to_owned() }
+    }
+}
+
+/// Completes an index whose frame table `file` already holds: appends records, directory and footer. Returns its length in bytes.
+pub fn write_index(file: &mut std::fs::File, owner: &str, mut records: Vec<Record>) -> std::io::Result<u64> {
+    let frame_bytes = file.seek(SeekFrom::End(0))?;
+    let frame_crcs = sum_frame_pages(file, owner, frame_bytes)?;
+    let mut directory = Vec::new();
+    directory.extend_from_slice(&(frame_crcs.len() as u32).to_le_bytes());
+    for crc in &frame_crcs {
+        directory.extend_from_slice(&crc.to_le_bytes());
+    }
+
+    records.sort_by(|a, b| (a.parent, &a.name).cmp(&(b.parent, &b.name)));
+    let mut pages = Vec::new();
+    let mut offset = frame_bytes;
+    let mut records = records.iter().peekable();
+    let mut output = std::io::BufWriter::new(&mut *file);
+    while let Some(first) = records.peek().copied() {
+        let mut bytes = Vec::with_capacity(RECORD_PAGE + 512);
+        while let Some(record) = records.next_if(|_| bytes.len() < RECORD_PAGE) {
+            encode_record(record, &mut bytes);
+        }
+        let stored = zstd::bulk::compress(&bytes, 3)?;
+        output.write_all(&stored)?;
+        let (stored_length, length) = (stored.len() as u32, bytes.len() as u32);
+        let crc = sum(owner, &stored);
+        pages.push(RecordPage { first: (first.parent.0, first.name.clone()), offset, stored: stored_length, length, crc });
+        offset += u64::from(stored_length);
+    }
+    directory.extend_from_slice(&(pages.len() as u32).to_le_bytes());
+    for page in &pages {
+        directory.extend_from_slice(&page.first.0.to_le_bytes());
+        put_text(&mut directory, &page.first.1);
+        directory.extend_from_slice(&page.offset.to_le_bytes());
+        for word in [page.stored, page.length, page.crc] {
+            directory.extend_from_slice(&word.to_le_bytes());
+        }
+    }
+    output.write_all(&directory)?;
+    output.write_all(&(frame_bytes / FrameRef::ENCODED as u64).to_le_bytes())?;
+    output.write_all(&offset.to_le_bytes())?;
+    output.write_all(&(directory.len() as u32).to_le_bytes())?;
+    output.write_all(&sum(owner, &directory).to_le_bytes())?;
+    output.write_all(&MAGIC.to_le_bytes())?;
+    output.flush()?;
+    Ok(offset + (directory.len() + FOOTER) as u64)
+}
+
+fn sum_frame_pages(file: &std::fs::File, owner: &str, bytes: u64) -> std::io::Result<Vec<u32>> {
+    use std::os::unix::fs::FileExt;
+    let page_bytes = (FRAMES_PER_PAGE * FrameRef::ENCODED) as u64;
+    let mut crcs = Vec::new();
+    let mut page = vec![0; page_bytes as usize];
+    let mut at = 0;
+    while at < bytes {
+        let length = page_bytes.min(bytes - at) as usize;
+        file.read_exact_at(&mut page[..length], at)?;
+        crcs.push(sum(owner, &page[..length]));
+        at += length as u64;
+    }
+    Ok(crcs)
+}
+
+fn read_directory(bytes: &[u8]) -> Option<(Vec<u32>, Vec<RecordPage>)> {
+    let mut reader = Reader::new(bytes);
+    let mut frame_crcs = Vec::new();
+    for _ in 0..reader.u32()? {
+        frame_crcs.push(reader.u32()?);
+    }
+    let mut pages = Vec::new();
+    for _ in 0..reader.u32()? {
+        let first = (reader.u64()?, reader.text()?.into());
+        let (offset, stored, length, crc) = (reader.u64()?, reader.u32()?, reader.u32()?, reader.u32()?);
+        pages.push(RecordPage { first, offset, stored, length, crc });
+    }
+    Some((frame_crcs, pages))
+}
+
+fn encode_record(record: &Record, out: &mut Vec<u8>) {
+    out.extend_from_slice(&record.parent.0.to_le_bytes());
+    put_text(out, &record.name);
+    out.extend_from_slice(&record.id.0.to_le_bytes());
+    out.push(record.kind as u8);
+    out.extend_from_slice(&(record.mode as u16).to_le_bytes());
+    out.extend_from_slice(&record.size.to_le_bytes());
+    out.extend_from_slice(&record.first_frame.to_le_bytes());
+    put_text(out, record.target.as_deref().unwrap_or(""));
+}
+
+fn decode_record(reader: &mut Reader<'_>) -> Option<Record> {
+    Some(Record {
+        parent: FileId(reader.u64()?),
+        name: reader.text()?.into(),
+        id: FileId(reader.u64()?),
+        kind: reader.kind()?,
+        mode: u32::from(reader.u16()?),
+        size: reader.u64()?,
+        first_frame: reader.u64()?,
+        target: Some(reader.text()?).filter(|target| !target.is_empty()).map(Into::into),
+    })
+}
+
+fn sum(owner: &str, bytes: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(owner.as_bytes()), bytes)
+}

@@ -1,0 +1,360 @@
+//! The delta's journal: names, sizes, modes and pages present, in the order in which they came to be.
+//!
+//! A page written to an overlay file exists for nobody until a journal frame says so; the frame is written after the page is
+//! durable. All records go through one buffer, so that any commit makes every earlier change durable too, as a journaling file system does.
+//!
+//! ```text
+//! header  u64 MAGIC, u16 length, delta name          (whose delta it is)
+//! frame   u32 length, u32 crc, u64 sequence, records (crc: CRC32C over sequence and records)
+//! ```
+//!
+//! Replay stops at the first frame that is short, does not sum up or is out of sequence: what follows was never acknowledged.
+//! Commits share their fsync: whoever gets the file writes everything that was appended until then.
+
+use super::PageError;
+use super::codec::{Reader, put_text};
+use crate::model::{FileId, FileKind};
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+const MAGIC: u64 = u64::from_le_bytes(*b"OFFJRN01");
+const FRAME_HEADER: usize = 16;
+/// Records in the buffer that are written without waiting for a commit, in bytes.
+const SPILL: usize = 1 << 20;
+
+/// One change of the delta.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    Create { id: FileId, parent: FileId, name: String, kind: FileKind, mode: u32, target: Option<String> },
+    /// The first change to a file of the base: where its record is.
+    Adopt { id: FileId, parent: FileId, name: String },
+    Remove { parent: FileId, name: String },
+    Rename { parent: FileId, name: String, new_parent: FileId, new_name: String },
+    Mode { id: FileId, mode: u32 },
+    /// Cut to `size`: nothing beyond comes from below or from the overlay again.
+    Truncate { id: FileId, size: u64 },
+    /// Grown to `size`.
+    Grow { id: FileId, size: u64 },
+    /// These pages are in the overlay file.
+    Pages { id: FileId, runs: Vec<Range<u32>> },
+}
+
+/// An open journal.
+pub struct Journal {
+    path: PathBuf,
+    buffer: Mutex<Buffer>,
+    file: Mutex<Output>,
+}
+
+#[derive(Default)]
+struct Buffer {
+    records: Vec<u8>,
+    /// Counts appended changes.
+    appended: u64,
+}
+
+struct Output {
+    file: File,
+    sequence: u64,
+    /// Changes up to here are durable.
+    durable: u64,
+    /// After a failed write or fsync nothing can be promised any more.
+    failed: bool,
+}
+
+impl Journal {
+    /// Opens the journal of the delta `name` at `path` and replays it; a journal of another delta is started anew.
+    pub fn open(path: &Path, name: &str) -> Result<(Journal, Vec<Change>), PageError> {
+        let local = |e| PageError::local(path, e);
+        let mut file =
+            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path).map_err(local)?;
+        let bytes = std::fs::read(path).map_err(local)?;
+        let header = header(name);
+        let (changes, good, sequence) = match bytes.strip_prefix(header.as_slice()) {
+            Some(frames) => replay(frames),
+            None => (Vec::new(), 0, 0),
+        };
+        if bytes.starts_with(&header) {
+            file.set_len((header.len() + good) as u64).map_err(local)?;
+            file.seek(SeekFrom::End(0)).map_err(local)?;
+        } else {
+            file.set_len(0).map_err(local)?;
+            file.write_all(&header).map_err(local)?;
+        }
+        let output = Output { file, sequence, durable: 0, failed: false };
+        let journal = Journal { path: path.to_owned(), buffer: Mutex::default(), file: Mutex::new(output) };
+        Ok((journal, changes))
+    }
+
+    /// Adds a change. It becomes durable with the next [`Journal::commit`].
+    pub fn append(&self, change: &Change) {
+        let spill = {
+            let mut buffer = lock(&self.buffer);
+            encode(change, &mut buffer.records);
+            buffer.appended += 1;
+            buffer.records.len() > SPILL
+        };
+        if spill {
+            // Not yet promised to anyone: a failure shows at the commit.
+            let _ = self.write(false);
+        }
+    }
+
+    /// Makes every change appended so far durable.
+    pub fn commit(&self) -> Result<(), PageError> {
+        self.write(true)
+    }
+
+    fn write(&self, durable: bool) -> Result<(), PageError> {
+        let wanted = lock(&self.buffer).appended;
+        let mut output = lock(&self.file);
+        if output.failed {
+            return Err(PageError::Poisoned(self.path.display().to_string()));
+        }
+        if output.durable >= wanted {
+            return Ok(());
+        }
+        let (records, appended) = {
+            let mut buffer = lock(&self.buffer);
+            (std::mem::take(&mut buffer.records), buffer.appended)
+        };
+        let written = write_frame(&mut output, &records).and_then(|()| if durable { output.file.sync_data() } else { Ok(()) });
+        match written {
+            Ok(()) if durable => output.durable = appended,
+            Ok(()) => {}
+            Err(e) => {
+                output.failed = true;
+                return Err(PageError::local(&self.path, e));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn write_frame(output: &mut Output, records: &[u8]) -> std::io::Result<()> {
+    if records.is_empty() {
+        return Ok(());
+    }
+    output.sequence += 1;
+    let sequence = output.sequence.to_le_bytes();
+    let mut frame = Vec::with_capacity(FRAME_HEADER + records.len());
+    frame.extend_from_slice(&(records.len() as u32).to_le_bytes());
+    frame.extend_from_slice(&sum(&sequence, records).to_le_bytes());
+    frame.extend_from_slice(&sequence);
+    frame.extend_from_slice(records);
+    output.file.write_all(&frame)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn header(name: &str) -> Vec<u8> {
+    let mut header = MAGIC.to_le_bytes().to_vec();
+    put_text(&mut header, name);
+    header
+}
+
+fn sum(sequence: &[u8; 8], records: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(sequence), records)
+}
+
+/// The changes of all good frames, how many bytes these take, and the last one's sequence.
+fn replay(frames: &[u8]) -> (Vec<Change>, usize, u64) {
+    let (mut changes, mut good, mut sequence) = (Vec::new(), 0, 0);
+    while let Some((frame_changes, length)) = replay_frame(&frames[good..], sequence + 1) {
+        changes.extend(frame_changes);
+        good += length;
+        sequence += 1;
+    }
+    (changes, good, sequence)
+}
+
+fn replay_frame(bytes: &[u8], expected: u64) -> Option<(Vec<Change>, usize)> {
+    let mut reader = Reader::new(bytes);
+    let (length, crc, sequence) = (reader.u32()? as usize, reader.u32()?, reader.u64()?);
+    let records = bytes.get(FRAME_HEADER..FRAME_HEADER.checked_add(length)?)?;
+    if sequence != expected || sum(&sequence.to_le_bytes(), records) != crc {
+        return None;
+    }
+    let mut reader = Reader::new(records);
+    let mut changes = Vec::new();
+    while !reader.is_empty() {
+        changes.push(decode(&mut reader)?);
+    }
+    Some((changes, FRAME_HEADER + length))
+}
+
+fn encode(change: &Change, out: &mut Vec<u8>) {
+    let number = |out: &mut Vec<u8>, value: u64| out.extend_from_slice(&value.to_le_bytes());
+    match change {
+        Change::Create { id, parent, name, kind, mode, target } => {
+            out.extend_from_slice(&[1, *kind as u8]);
+            number(out, id.0);
+            number(out, parent.0);
+            number(out, u64::from(*mode));
+            put_text(out, name);
+            put_text(out, target.as_deref().unwrap_or(""));
+        }
+        Change::Adopt { id, parent, name } => {
+            out.push(2);
+            number(out, id.0);
+            number(out, parent.0);
+            put_text(out, name);
+        }
+        Change::Remove { parent, name } => {
+            out.push(3);
+            number(out, parent.0);
+            put_text(out, name);
+        }
+        Change::Rename { parent, name, new_parent, new_name } => {
+            out.push(4);
+            number(out, parent.0);
+            put_text(out, name);
+            number(out, new_parent.0);
+            put_text(out, new_name);
+        }
+        Change::Mode { id, mode } => {
+            out.push(5);
+            number(out, id.0);
+            number(out, u64::from(*mode));
+        }
+        Change::Truncate { id, size } => {
+            out.push(6);
+            number(out, id.0);
+            number(out, *size);
+        }
+        Change::Grow { id, size } => {
+            out.push(7);
+            number(out, id.0);
+            number(out, *size);
+        }
+        Change::Pages { id, runs } => {
+            out.push(8);
+            number(out, id.0);
+            number(out, runs.len() as u64);
+            for run in runs {
+                out.extend_from_slice(&run.start.to_le_bytes());
+                out.extend_from_slice(&run.end.to_le_bytes());
+            }
+        }
+    }
+}
+
+fn decode(reader: &mut Reader<'_>) -> Option<Change> {
+    Some(match reader.u8()? {
+        1 => {
+            let kind = reader.kind()?;
+            let (id, parent, mode) = (FileId(reader.u64()?), FileId(reader.u64()?), reader.u64()? as u32);
+            let name = reader.text()?.to_owned();
+            let target = Some(reader.text()?.to_owned()).filter(|target| !target.is_empty());
+            Change::Create { id, parent, name, kind, mode, target }
+        }
+        2 => Change::Adopt {
+            id: FileId(reader.u64()?),
+            parent: FileId(reader.u64()?),
+            name: reader.text()?.to_owned(),
+        },
+        3 => Change::Remove { parent: FileId(reader.u64()?), name: reader.text()?.to_owned() },
+        4 => Change::Rename {
+            parent: FileId(reader.u64()?),
+            name: reader.text()?.to_owned(),
+            new_parent: FileId(reader.u64()?),
+            new_name: reader.text()?.to_owned(),
+        },
+        5 => Change::Mode { id: FileId(reader.u64()?), mode: reader.u64()? as u32 },
+        6 => Change::Truncate { id: FileId(reader.u64()?), size: reader.u64()? },
+        7 => Change::Grow { id: FileId(reader.u64()?), size: reader.u64()? },
+        8 => {
+            let id = FileId(reader.u64()?);
+            let mut runs = Vec::new();
+            for _ in 0..reader.u64()? {
+                let (start, end) = (reader.u32()?, reader.u32()?);
+                runs.push(start..end);
+            }
+            Change::Pages { id, runs }
+        }
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn changes() -> Vec<Change> {
+        let (id, parent, name) = (FileId(20), FileId::ROOT, "base".to_owned());
+        vec![
+            Change::Create { id, parent, name: name.clone(), kind: FileKind::Symlink, mode: 0o600, target: Some("t".into()) },
+            Change::Adopt { id, parent, name: name.clone() },
+            Change::Rename { parent, name: name.clone(), new_parent: id, new_name: "b".into() },
+            Change::Remove { parent, name },
+            Change::Mode { id, mode: 0o700 },
+            Change::Truncate { id, size: 1 << 33 },
+            Change::Grow { id, size: 1 << 34 },
+            Change::Pages { id, runs: vec![0..3, 7..131072] },
+        ]
+    }
+
+    #[test]
+    fn committed_changes_come_back_in_order() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("journal");
+        for round in 0..3 {
+            let (journal, replayed) = Journal::open(&path, "d1").expect("opens");
+            assert_eq!(replayed.len(), round * changes().len());
+            for change in changes() {
+                journal.append(&change);
+                journal.commit().expect("commits");
+            }
+        }
+        let (_, replayed) = Journal::open(&path, "d1").expect("opens");
+        assert_eq!(replayed[8..16], changes());
+        let (_, replayed) = Journal::open(&path, "d2").expect("opens");
+        assert!(replayed.is_empty(), "another delta's journal was replayed");
+    }
+
+    #[test]
+    fn an_uncommitted_change_is_not_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("journal");
+        let (journal, _) = Journal::open(&path, "d").expect("opens");
+        journal.append(&changes()[0]);
+        drop(journal);
+        assert!(Journal::open(&path, "d").expect("opens").1.is_empty());
+    }
+
+    /// Whatever happens to the tail, replay yields a prefix, and the journal goes on from there.
+    #[test]
+    fn a_torn_or_flipped_tail_ends_the_replay() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("journal");
+        let (journal, _) = Journal::open(&path, "d").expect("opens");
+        for change in changes() {
+            journal.append(&change);
+            journal.commit().expect("commits");
+        }
+        let whole = std::fs::read(&path).expect("reads");
+        for cut in header("d").len()..whole.len() {
+            for flip in [false, true] {
+                let mut bytes = whole.clone();
+                if flip {
+                    bytes[cut] ^= 0x10;
+                } else {
+                    bytes.truncate(cut);
+                }
+                std::fs::write(&path, &bytes).expect("writes");
+                let (journal, replayed) = Journal::open(&path, "d").expect("opens");
+                assert_eq!(replayed, changes()[..replayed.len()], "at byte {cut}");
+                assert!(replayed.len() < changes().len(), "the damage at byte {cut} went unnoticed");
+                journal.append(&changes()[7]);
+                journal.commit().expect("commits");
+                let (_, again) = Journal::open(&path, "d").expect("opens");
+                assert_eq!(again.len(), replayed.len() + 1);
+            }
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! Layers: what a branch wrote between a wake and a suspend, as one immutable object.
+//!
+//! ```text
+//! frames   up to 8 pages each, one after another (frame.rs), sorted by (file, page)
+//! index    zstd; per frame: its FrameRef; then per page: u64 file, u32 page, u32 slot
+//!          (slot = frame × 8 + place in the frame, or ZERO_PAGE)
+//! footer   u32 frames, u32 pages, u64 index offset, u32 stored length, u32 length, u32 crc, u32 0, u64 MAGIC (40 bytes)
+//! ```
+
+use super::PageError;
+use super::cache::{CachedObject, PageCache};
+use super::codec::Reader;
+use super::frame::{FrameEncoder, FrameRef, Identity, PAGES_PER_FRAME};
+use crate::model::{FileId, LayerRef, PAGE_SIZE, PageNo};
+use bytes::Bytes;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+const MAGIC: u64 = u64::from_le_bytes(*b"OFFLAY01");
+const FOOTER: usize = 40;
+/// The slot of a page of zeros, which no frame holds.
+const ZERO_PAGE: u32 = u32::MAX;
+/// The tail that one request reads at open.
+const TAIL: u64 = 64 << 10;
+
+/// Where a page of a layer set is.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    page: u32,
+    layer: u32,
+    slot: u32,
+}
+
+/// The layers of one manifest, merged: for each page the newest layer that has it. Cheap to clone.
+#[derive(Clone)]
+pub struct LayerSet(Arc<Inner>);
+
+struct Inner {
+    cache: PageCache,
+    layers: Vec<Layer>,
+    /// By file, sorted by page.
+    pages: HashMap<FileId, Box<[Place]>>,
+}
+
+struct Layer {
+    object: CachedObject,
+    key: String,
+    frames: Vec<FrameRef>,
+    pages: u32,
+}
+
+/// One page found in a layer set.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerPage(Place);
+
+impl LayerSet {
+    /// Opens `layers`, oldest first, all at once.
+    pub async fn open(cache: PageCache, layers: &[LayerRef]) -> Result<LayerSet, PageError> {
+        let opened = futures::future::try_join_all(layers.iter().map(|layer| open_layer(&cache, layer))).await?;
+        let mut newest: HashMap<FileId, HashMap<u32, Place>> = HashMap::new();
+        let mut set = Vec::new();
+        for (number, (layer, pages)) in opened.into_iter().enumerate() {
+            for (file, page, slot) in pages {
+                newest.entry(file).or_default().insert(page, Place { page, layer: number as u32, slot });
+            }
+            set.push(layer);
+        }
+        let pages = newest.into_iter().map(|(file, places)| {
+            let mut places: Vec<Place> = places.into_values().collect();
+            places.sort_unstable_by_key(|place| place.page);
+            (file, places.into_boxed_slice())
+        });
+        Ok(LayerSet(Arc::new(Inner { cache, layers: set, pages: pages.collect() })))
+    }
+
+    /// The page, if a layer has it.
+    pub fn find(&self, file: FileId, page: PageNo) -> Option<LayerPage> {
+        let places = self.0.pages.get(&file)?;
+        let at = places.binary_search_by_key(&page.0, |place| place.page).ok()?;
+        Some(LayerPage(places[at]))
+    }
+
+    /// One past the last page that any layer has of `file`.
+    pub fn end(&self, file: FileId) -> u32 {
+        self.0.pages.get(&file).and_then(|places| places.last()).map_or(0, |place| place.page + 1)
+    }
+
+    /// The page's bytes if they need no request to the store.
+    pub fn near_page(&self, page: LayerPage) -> Option<Result<Bytes, PageError>> {
+        let place = page.0;
+        if place.slot == ZERO_PAGE {
+            return Some(Ok(zero_page()));
+        }
+        let layer = &self.0.layers[place.layer as usize];
+        let (frame, number, length) = layer.frame_of(place.slot)?;
+        let content = self.0.cache.near_frame(&layer.object, frame, layer.identity(number), length)?;
+        Some(content.and_then(|content| layer.cut(&content, place.slot)))
+    }
+
+    /// The page's bytes.
+    pub async fn page(&self, page: LayerPage) -> Result<Bytes, PageError> {
+        let place = page.0;
+        if place.slot == ZERO_PAGE {
+            return Ok(zero_page());
+        }
+        let layer = &self.0.layers[place.layer as usize];
+        let (frame, number, length) = layer.frame_of(place.slot).ok_or_else(|| layer.damaged("a page names no frame"))?;
+        let content = self.0.cache.frame(&layer.object, frame, layer.identity(number), length).await?;
+        layer.cut(&content, place.slot)
+    }
+}
+
+impl Layer {
+    fn frame_of(&self, slot: u32) -> Option<(FrameRef, u32, usize)> {
+        let number = slot / PAGES_PER_FRAME as u32;
+        let frame = *self.frames.get(number as usize)?;
+        // Only the last frame may be short.
+        let stored_pages = (self.pages - number * PAGES_PER_FRAME as u32).min(PAGES_PER_FRAME as u32);
+        Some((frame, number, stored_pages as usize * PAGE_SIZE))
+    }
+
+    fn identity(&self, number: u32) -> Identity<'_> {
+        Identity { owner: &self.key, file: FileId(0), number }
+    }
+
+    fn cut(&self, content: &Bytes, slot: u32) -> Result<Bytes, PageError> {
+        let start = (slot as usize % PAGES_PER_FRAME) * PAGE_SIZE;
+        if content.len() < start + PAGE_SIZE {
+            return Err(self.damaged("a frame has fewer pages than the index says"));
+        }
+        Ok(content.slice(start..start + PAGE_SIZE))
+    }
+
+    fn damaged(&self, what: &str) -> PageError {
+        PageError::Damaged { object: self.key.clone(), what: what.to_owned() }
+    }
+}
+
+fn zero_page() -> Bytes {
+    static ZERO: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
+    Bytes::from_static(&ZERO)
+}
+
+type LayerPages = Vec<(FileId, u32, u32)>;
+
+async fn open_layer(cache: &PageCache, layer: &LayerRef) -> Result<(Layer, LayerPages), PageError> {
+    let key = layer.key.clone();
+    let damaged = |what: &str| PageError::Damaged { object: key.clone(), what: what.to_owned() };
+    let tail_start = layer.bytes.saturating_sub(TAIL);
+    let tail = cache.store().get_range(&key, tail_start..layer.bytes).await?;
+    let footer = tail.len().checked_sub(FOOTER).map(|at| &tail[at..]).ok_or_else(|| damaged("it is too short"))?;
+    let footer = Footer::decode(footer).ok_or_else(|| damaged("it has no footer"))?;
+    let end = footer.offset.checked_add(u64::from(footer.stored)).filter(|end| *end <= layer.bytes - FOOTER as u64);
+    let end = end.ok_or_else(|| damaged("its index lies outside"))?;
+    let stored = if footer.offset >= tail_start {
+        tail.slice((footer.offset - tail_start) as usize..(end - tail_start) as usize)
+    } else {
+        cache.store().get_range(&key, footer.offset..end).await?
+    };
+    if sum(&key, &stored) != footer.crc {
+        return Err(damaged("its index's checksum does not match"));
+    }
+    let index = zstd::bulk::decompress(&stored, footer.length as usize).map_err(|e| damaged(&e.to_string()))?;
+    let (frames, pages, stored_pages) = decode_index(&index, footer).ok_or_else(|| damaged("its index is cut short"))?;
+    let object = cache.object(key.clone(), layer.bytes)?;
+    Ok((Layer { object, key, frames, pages: stored_pages }, pages))
+}
+
+#[derive(Clone, Copy)]
+struct Footer {
+    frames: u32,
+    pages: u32,
+    offset: u64,
+    stored: u32,
+    length: u32,
+    crc: u32,
+}
+
+impl Footer {
+    fn encode(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.frames.to_le_bytes());
+        out.extend_from_slice(&self.pages.to_le_bytes());
+        out.extend_from_slice(&self.offset.to_le_bytes());
+        for word in [self.stored, self.length, self.crc, 0] {
+            out.extend_from_slice(&word.to_le_bytes());
+        }
+        out.extend_from_slice(&MAGIC.to_le_bytes());
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Footer> {
+        let mut reader = Reader::new(bytes);
+        let (frames, pages, offset) = (reader.u32()?, reader.u32()?, reader.u64()?);
+        let (stored, length, crc, _) = (reader.u32()?, reader.u32()?, reader.u32()?, reader.u32()?);
+        (reader.u64()? == MAGIC).then_some(Footer { frames, pages, offset, stored, length, crc })
+    }
+}
+
+fn decode_index(index: &[u8], footer: Footer) -> Option<(Vec<FrameRef>, LayerPages, u32)> {
+    let frame_bytes = (footer.frames as usize).checked_mul(FrameRef::ENCODED)?;
+    let (frames, pages) = index.split_at_checked(frame_bytes)?;
+    let (frames, _) = frames.as_chunks::<{ FrameRef::ENCODED }>();
+    let mut reader = Reader::new(pages);
+    let mut decoded = Vec::with_capacity(pages.len() / 16);
+    for _ in 0..footer.pages {
+        decoded.push((FileId(reader.u64()?), reader.u32()?, reader.u32()?));
+    }
+    let stored_pages = decoded.iter().filter(|(_, _, slot)| *slot != ZERO_PAGE).count() as u32;
+    let in_range = |slot: u32| slot == ZERO_PAGE || slot < stored_pages;
+    decoded.iter().all(|(_, _, slot)| in_range(*slot)).then_some(())?;
+    Some((frames.iter().map(FrameRef::decode).collect(), decoded, stored_pages))
+}
+
+/// Builds one layer in memory, page by page in order of (file, page).
+pub struct LayerWriter {
+    key: String,
+    encoder: FrameEncoder,
+    bytes: Vec<u8>,
+    frames: Vec<FrameRef>,
+    pages: LayerPages,
+    pending: Vec<u8>,
+    stored_pages: u32,
+}
+
+impl LayerWriter {
+    /// `key` is where the layer will be put: part of every sum in it.
+    pub fn new(key: String) -> Self {
+        Self {
+            key,
+            encoder: FrameEncoder::new(),
+            bytes: Vec::new(),
+            frames: Vec::new(),
+            pages: Vec::new(),
+            pending: Vec::with_capacity(PAGES_PER_FRAME * PAGE_SIZE),
+            stored_pages: 0,
+        }
+    }
+
+    /// Adds one page of [`PAGE_SIZE`] bytes.
+    pub fn page(&mut self, file: FileId, page: PageNo, content: &[u8]) {
+        if content.iter().all(|byte| *byte == 0) {
+            self.pages.push((file, page.0, ZERO_PAGE));
+            return;
+        }
+        self.pages.push((file, page.0, self.stored_pages));
+        self.stored_pages += 1;
+        self.pending.extend_from_slice(content);
+        if self.pending.len() == PAGES_PER_FRAME * PAGE_SIZE {
+            self.close_frame();
+        }
+    }
+
+    /// Bytes so far; a layer is closed well below the 4 GiB that a frame's offset reaches.
+    pub fn len(&self) -> usize {
+        self.bytes.len() + self.pending.len()
+    }
+
+    /// Whether it has no page.
+    pub fn is_empty(&self) -> bool {
+        self.pages.is_empty()
+    }
+
+    fn close_frame(&mut self) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let identity = Identity { owner: &self.key, file: FileId(0), number: self.frames.len() as u32 };
+        let frame = self.encoder.append(identity, 0, &self.pending, &mut self.bytes);
+        self.frames.push(frame);
+        self.pending.clear();
+    }
+
+    /// The object's bytes and what a manifest says of it.
+    pub fn finish(mut self) -> (LayerRef, Vec<u8>) {
+        self.close_frame();
+        let mut index = Vec::with_capacity(self.frames.len() * FrameRef::ENCODED + self.pages.len() * 16);
+        self.frames.iter().for_each(|frame| frame.encode(&mut index));
+        for (file, page, slot) in &self.pages {
+            index.extend_from_slice(&file.0.to_le_bytes());
+            index.extend_from_slice(&page.to_le_bytes());
+            index.extend_from_slice(&slot.to_le_bytes());
+        }
+        let stored = zstd::bulk::compress(&index, 3).expect("compressing into memory cannot fail");
+        let footer = Footer {
+            frames: self.frames.len() as u32,
+            pages: self.pages.len() as u32,
+            offset: self.bytes.len() as u64,
+            stored: stored.len() as u32,
+            length: index.len() as u32,
+            crc: sum(&self.key, &stored),
+        };
+        self.bytes.extend_from_slice(&stored);
+        footer.encode(&mut self.bytes);
+        let layer = LayerRef { key: self.key, bytes: self.bytes.len() as u64, pages: self.pages.len() as u64 };
+        (layer, self.bytes)
+    }
+}
+
+fn sum(key: &str, bytes: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(key.as_bytes()), bytes)
+}
