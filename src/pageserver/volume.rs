@@ -168,6 +168,11 @@ impl Volume {
         Ok(tree.attributes(id)?)
     }
 
+    /// The id behind a name, which the kernel is not told of.
+    pub fn peek(&self, parent: FileId, name: &str, listing: &Listing) -> Result<FileId, PageError> {
+        Ok(self.tree().resolve(parent, name, listing)?)
+    }
+
     /// What a node is.
     pub fn attributes(&self, id: FileId) -> Result<Attributes, PageError> {
         Ok(self.tree().attributes(id)?)

@@ -1,0 +1,496 @@
+//! FUSE requests, one method each: translate, delegate, answer.
+//!
+//! `open` and `opendir` are answered ENOSYS, so that the kernel stops asking (FUSE_NO_OPEN_SUPPORT, FUSE_NO_OPENDIR_SUPPORT) and
+//! keeps what it cached; so is `flush`. A file that was unlinked while open lives until the kernel forgets its inode.
+
+use super::attributes::{Owner, TTL, file_type};
+use super::errno::errno;
+use crate::model::{FileId, FileKind};
+use crate::pageserver::{DataFile, Listing, NameProblem, PageError, Volume};
+use fuser::{
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
+    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+use tokio::runtime::Handle;
+
+/// Largest request the kernel sends; larger gained nothing.
+const MAX_WRITE: u32 = 1 << 20;
+/// Requests the kernel keeps in flight for read-ahead and writeback; its default of 12 starves bulk writes.
+const MAX_BACKGROUND: u16 = 64;
+
+/// A directory read half-way: its entries as they were at the first request.
+type Entries = Arc<Vec<(FileId, FileKind, String)>>;
+
+pub(super) struct BranchFilesystem(Arc<Inner>);
+
+struct Inner {
+    volume: Arc<Volume>,
+    owner: Owner,
+    runtime: Handle,
+    reading: Mutex<HashMap<u64, Entries>>,
+}
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl BranchFilesystem {
+    pub(super) fn new(volume: Arc<Volume>, (uid, gid): (u32, u32), runtime: Handle) -> Self {
+        // Only shown by stat: nothing is decided by it.
+        let owner = Owner { uid, gid, since: SystemTime::UNIX_EPOCH };
+        Self(Arc::new(Inner { volume, owner, runtime, reading: Mutex::default() }))
+    }
+
+    /// Runs `action` with the base's listings of `directories`: at once if they are in memory, otherwise after fetching them.
+    fn with_listings<const N: usize>(
+        &self,
+        directories: [INodeNo; N],
+        action: impl FnOnce(&Inner, Result<[Listing; N], PageError>) + Send + 'static,
+    ) {
+        let ids = directories.map(|directory| FileId(directory.0));
+        let near = ids.map(|id| self.0.volume.near_listing(id));
+        if near.iter().all(Option::is_some) {
+            let nothing: Listing = Arc::new([]);
+            return action(&self.0, Ok(near.map(|listing| listing.unwrap_or_else(|| nothing.clone()))));
+        }
+        self.later(move |inner| {
+            let fetched = inner.wait(async {
+                let mut listings = Vec::new();
+                for id in ids {
+                    listings.push(inner.volume.listing(id).await?);
+                }
+                Ok::<_, PageError>(listings)
+            });
+            let listings = fetched.and_then(|listings| <[Listing; N]>::try_from(listings).map_err(|_| NameProblem::NotFound.into()));
+            action(inner, listings);
+        });
+    }
+
+    /// Runs `action` on a blocking thread of the runtime.
+    fn later(&self, action: impl FnOnce(&Inner) + Send + 'static) {
+        let inner = self.0.clone();
+        self.0.runtime.spawn_blocking(move || action(&inner));
+    }
+
+    fn file(&self, ino: INodeNo) -> Result<Arc<DataFile>, PageError> {
+        self.0.volume.file(FileId(ino.0))
+    }
+
+    fn make(
+        &self,
+        parent: INodeNo,
+        name: &OsStr,
+        (kind, mode, target): (FileKind, u32, Option<String>),
+        answer: impl FnOnce(&Inner, Result<fuser::FileAttr, Errno>) + Send + 'static,
+    ) {
+        let name = match checked(name) {
+            Ok(name) => name,
+            Err(e) => return answer(&self.0, Err(e)),
+        };
+        self.with_listings([parent], move |inner, listings| {
+            let made = listings
+                .and_then(|[listing]| inner.volume.create(FileId(parent.0), &name, &listing, (kind, mode & 0o7777, target)));
+            answer(inner, made.map(|made| inner.owner.attr(&made)).map_err(|e| errno(&e)));
+        });
+    }
+}
+
+impl Inner {
+    /// Only from a blocking thread.
+    fn wait<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// The entries as of `offset` 0, until the directory was read to its end.
+    fn entries(&self, directory: FileId, offset: u64, listing: &Listing) -> Result<Entries, PageError> {
+        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(entries), true) = (reading.get(&directory.0), offset > 0) {
+            return Ok(entries.clone());
+        }
+        let parent = self.volume.parent(directory)?;
+        // Ids order the entries and serve as offsets: an id is never 1 or 2 but for these.
+        let mut entries = vec![(directory, FileKind::Directory, ".".to_owned()), (parent, FileKind::Directory, "..".to_owned())];
+        entries.extend(self.volume.entries(directory, listing)?);
+        let entries = Arc::new(entries);
+        reading.insert(directory.0, entries.clone());
+        Ok(entries)
+    }
+
+    fn read_to_end(&self, directory: FileId) {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner).remove(&directory.0);
+    }
+}
+
+/// A name as UTF-8 of at most NAME_MAX bytes.
+fn checked(name: &OsStr) -> Result<String, Errno> {
+    let name = name.to_str().ok_or(Errno::EILSEQ)?;
+    if name.len() > 255 { Err(Errno::ENAMETOOLONG) } else { Ok(name.to_owned()) }
+}
+
+/// The place to go on reading from after the entry at `index`.
+fn cookie(index: usize, id: FileId) -> u64 {
+    if index < 2 { index as u64 + 1 } else { id.0 }
+}
+
+impl Filesystem for BranchFilesystem {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let wanted = [
+            InitFlags::FUSE_WRITEBACK_CACHE,
+            InitFlags::FUSE_ASYNC_READ,
+            InitFlags::FUSE_BIG_WRITES,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_NO_OPEN_SUPPORT,
+            InitFlags::FUSE_NO_OPENDIR_SUPPORT,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_HANDLE_KILLPRIV,
+        ];
+        for flag in wanted {
+            if config.add_capabilities(flag).is_err() && flag == InitFlags::FUSE_WRITEBACK_CACHE {
+                return Err(io::Error::new(io::ErrorKind::Unsupported, "this kernel's FUSE has no writeback cache"));
+            }
+        }
+        // Nearest possible is good enough for these.
+        let _ = config.set_max_write(MAX_WRITE);
+        let _ = config.set_max_readahead(MAX_WRITE);
+        let _ = config.set_max_background(MAX_BACKGROUND);
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let name = match checked(name) {
+            Ok(name) => name,
+            Err(e) => return reply.error(e),
+        };
+        self.with_listings([parent], move |inner, listings| {
+            match listings.and_then(|[listing]| inner.volume.lookup(FileId(parent.0), &name, &listing)) {
+                Ok(found) => reply.entry(&TTL, &inner.owner.attr(&found), Generation(0)),
+                Err(PageError::Name(NameProblem::NotFound)) => reply.entry(&TTL, &inner.owner.nothing(), Generation(0)),
+                Err(e) => reply.error(errno(&e)),
+            }
+        });
+    }
+
+    fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
+        self.0.volume.forget(FileId(ino.0), count);
+    }
+
+    fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        match self.0.volume.attributes(FileId(ino.0)) {
+            Ok(found) => reply.attr(&TTL, &self.0.owner.attr(&found)),
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    fn setattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        _uid: Option<u32>,
+        _gid: Option<u32>,
+        size: Option<u64>,
+        _atime: Option<TimeOrNow>,
+        _mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let change = move |inner: &Inner| {
+            let id = FileId(ino.0);
+            if let Some(mode) = mode {
+                inner.volume.set_mode(id, mode)?;
+            }
+            if let Some(size) = size {
+                inner.volume.set_size(&*inner.volume.file(id)?, size)?;
+            }
+            inner.volume.attributes(id)
+        };
+        let answer = move |inner: &Inner| match change(inner) {
+            Ok(changed) => reply.attr(&TTL, &inner.owner.attr(&changed)),
+            Err(e) => reply.error(errno(&e)),
+        };
+        // A truncation may wait for the journal's fsync.
+        if size.is_some() { self.later(answer) } else { answer(&self.0) }
+    }
+
+    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.0.volume.target(FileId(ino.0)) {
+            Ok(target) => reply.data(target.as_bytes()),
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    fn mkdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        self.make(parent, name, (FileKind::Directory, mode & !umask, None), |_, made| match made {
+            Ok(attr) => reply.entry(&TTL, &attr, Generation(0)),
+            Err(e) => reply.error(e),
+        });
+    }
+
+    fn symlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let Some(target) = target.to_str() else { return reply.error(Errno::EILSEQ) };
+        self.make(parent, name, (FileKind::Symlink, 0o777, Some(target.to_owned())), |_, made| match made {
+            Ok(attr) => reply.entry(&TTL, &attr, Generation(0)),
+            Err(e) => reply.error(e),
+        });
+    }
+
+    fn create(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        self.make(parent, name, (FileKind::File, mode & !umask, None), |_, made| match made {
+            Ok(attr) => reply.created(&TTL, &attr, Generation(0), FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
+            Err(e) => reply.error(e),
+        });
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = match checked(name) {
+            Ok(name) => name,
+            Err(e) => return reply.error(e),
+        };
+        self.with_listings([parent], move |inner, listings| {
+            let removed = listings.and_then(|[listing]| inner.volume.remove(FileId(parent.0), &name, &listing, None));
+            answer_empty(reply, removed);
+        });
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = match checked(name) {
+            Ok(name) => name,
+            Err(e) => return reply.error(e),
+        };
+        // The directory's own listing is not known before its name is looked up: always off the serving thread.
+        self.later(move |inner| {
+            let removed = inner.wait(async {
+                let listing = inner.volume.listing(FileId(parent.0)).await?;
+                let own = inner.volume.peek(FileId(parent.0), &name, &listing)?;
+                let own_listing = inner.volume.listing(own).await?;
+                inner.volume.remove(FileId(parent.0), &name, &listing, Some(&own_listing))
+            });
+            answer_empty(reply, removed);
+        });
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        if !flags.is_empty() {
+            return reply.error(Errno::EINVAL);
+        }
+        let (name, new_name) = match (checked(name), checked(new_name)) {
+            (Ok(name), Ok(new_name)) => (name, new_name),
+            (Err(e), _) | (_, Err(e)) => return reply.error(e),
+        };
+        self.with_listings([parent, new_parent], move |inner, listings| {
+            let renamed = listings.and_then(|[listing, new_listing]| {
+                let from = (FileId(parent.0), name.as_str(), &listing);
+                let to = (FileId(new_parent.0), new_name.as_str(), &new_listing);
+                // Postgres never renames over a directory; one that is there counts as not empty.
+                inner.volume.rename(from, to, None)
+            });
+            answer_empty(reply, renamed);
+        });
+    }
+
+    fn open(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let file = match self.file(ino) {
+            Ok(file) => file,
+            Err(e) => return reply.error(errno(&e)),
+        };
+        BUFFER.with_borrow_mut(|buffer| match self.0.volume.read_near(&file, offset, size as usize, buffer) {
+            Ok(true) => reply.data(buffer),
+            Ok(false) => self.later(move |inner| match inner.wait(inner.volume.read(&file, offset, size as usize)) {
+                Ok(bytes) => reply.data(&bytes),
+                Err(e) => reply.error(errno(&e)),
+            }),
+            Err(e) => reply.error(errno(&e)),
+        });
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let file = match self.file(ino) {
+            Ok(file) => file,
+            Err(e) => return reply.error(errno(&e)),
+        };
+        match self.0.volume.write_near(&file, offset, data) {
+            Ok(true) => reply.written(data.len() as u32),
+            Ok(false) => {
+                let data = data.to_vec();
+                self.later(move |inner| match inner.wait(inner.volume.write(&file, offset, &data)) {
+                    Ok(()) => reply.written(data.len() as u32),
+                    Err(e) => reply.error(errno(&e)),
+                });
+            }
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    fn flush(&self, _request: &Request, _ino: INodeNo, _fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fsync(&self, _request: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let file = match self.file(ino) {
+            Ok(file) => file,
+            Err(e) => return reply.error(errno(&e)),
+        };
+        self.later(move |inner| {
+            let synced = inner.volume.sync(&file);
+            inner.volume.announce_pid_file(&file);
+            answer_empty(reply, synced);
+        });
+    }
+
+    fn fsyncdir(&self, _request: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.later(move |inner| answer_empty(reply, inner.volume.sync_names()));
+    }
+
+    fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn readdir(&self, _request: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        self.with_listings([ino], move |inner, listings| {
+            let directory = FileId(ino.0);
+            let entries = match listings.and_then(|[listing]| inner.entries(directory, offset, &listing)) {
+                Ok(entries) => entries,
+                Err(e) => return reply.error(errno(&e)),
+            };
+            for (index, (id, kind, name)) in entries.iter().enumerate().filter(|(i, e)| cookie(*i, e.0) > offset) {
+                if reply.add(INodeNo(id.0), cookie(index, *id), file_type(*kind), name) {
+                    return reply.ok();
+                }
+            }
+            inner.read_to_end(directory);
+            reply.ok();
+        });
+    }
+
+    fn readdirplus(&self, _request: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        self.with_listings([ino], move |inner, listings| {
+            let directory = FileId(ino.0);
+            let listed = listings.and_then(|[listing]| Ok((inner.entries(directory, offset, &listing)?, listing)));
+            let (entries, listing) = match listed {
+                Ok(listed) => listed,
+                Err(e) => return reply.error(errno(&e)),
+            };
+            for (index, (id, _, name)) in entries.iter().enumerate().filter(|(i, e)| cookie(*i, e.0) > offset) {
+                // `.` and `..` are not counted as told (libfuse, fuse_lowlevel.h, readdirplus).
+                let found = if index < 2 {
+                    inner.volume.attributes(*id)
+                } else {
+                    inner.volume.lookup(directory, name, &listing)
+                };
+                // Removed since the first request.
+                let Ok(found) = found else { continue };
+                if reply.add(INodeNo(id.0), cookie(index, *id), name, &TTL, &inner.owner.attr(&found), Generation(0)) {
+                    if index >= 2 {
+                        inner.volume.forget(found.id, 1);
+                    }
+                    return reply.ok();
+                }
+            }
+            inner.read_to_end(directory);
+            reply.ok();
+        });
+    }
+
+    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        match nix::sys::statvfs::statvfs(self.0.volume.directory()) {
+            Ok(disk) => reply.statfs(
+                disk.blocks(),
+                disk.blocks_free(),
+                disk.blocks_available(),
+                disk.files(),
+                disk.files_free(),
+                disk.block_size() as u32,
+                255,
+                disk.fragment_size() as u32,
+            ),
+            Err(e) => reply.error(Errno::from(io::Error::from(e))),
+        }
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        // Only posix_fallocate(3), which Postgres 16 and later extend relations with: the new part is a hole, zeros.
+        if mode != 0 {
+            return reply.error(Errno::EOPNOTSUPP);
+        }
+        let grown = self.file(ino).and_then(|file| {
+            let size = file.size().max(offset + length);
+            self.0.volume.set_size(&file, size)
+        });
+        answer_empty(reply, grown);
+    }
+}
+
+fn answer_empty(reply: ReplyEmpty, outcome: Result<(), PageError>) {
+    match outcome {
+        Ok(()) => reply.ok(),
+        Err(e) => reply.error(errno(&e)),
+    }
+}
