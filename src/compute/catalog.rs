@@ -1,0 +1,123 @@
+//! What a running compute's catalogs say of its roles and databases.
+//!
+//! One short connection each, as a superuser and with only `pg_catalog` in the search path: what a branch's users have put
+//! elsewhere must not run with these rights.
+
+use super::ComputeError;
+use crate::model::{Cluster, Database, Role, Secret};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, NoTls, Row};
+
+/// Longest time a connection and its queries may take.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Roles named `pg_…` are Postgres's own and cannot log in.
+const ROLES: &str = "
+    SELECT rolname::text, rolcanlogin, rolsuper, rolconnlimit, rolpassword,
+           CASE WHEN rolvaliduntil <> 'infinity' THEN floor(extract(epoch FROM greatest(rolvaliduntil, 'epoch')))::bigint END
+    FROM pg_authid WHERE rolname !~ '^pg_' ORDER BY rolname";
+
+/// A `datconnlimit` of -2 marks a database whose DROP was interrupted; nobody can connect to it.
+const DATABASES: &str = "
+    SELECT datname::text, pg_encoding_to_char(encoding)::text, datcollate::text, datctype::text,
+           datallowconn AND datconnlimit <> -2, datistemplate
+    FROM pg_database ORDER BY datname";
+
+const SERVER: &str = "
+    SELECT current_setting('server_version_num')::int / 10000, current_setting('server_version'), rolname::text
+    FROM pg_authid WHERE oid = 10";
+
+/// The roles as the running compute has them now.
+pub async fn read_roles(socket: &Path, superuser: &str, database: &str) -> Result<Vec<Role>, ComputeError> {
+    query(socket, async { roles(&connect(socket, superuser, database).await?).await }).await
+}
+
+/// The databases as the running compute has them now.
+pub async fn read_databases(socket: &Path, superuser: &str, database: &str) -> Result<Vec<Database>, ComputeError> {
+    query(socket, async { databases(&connect(socket, superuser, database).await?).await }).await
+}
+
+/// What base and branch manifests record of a cluster. `settings` is left empty. `run_as` is a superuser, for instance what
+/// [`super::bootstrap_superuser`] found.
+pub async fn read_cluster(socket: &Path, run_as: &str) -> Result<Cluster, ComputeError> {
+    let read = async {
+        let client = match connect(socket, run_as, "postgres").await {
+            Err(error) if refuses_connections(&error) => connect(socket, run_as, "template1").await?,
+            connected => connected?,
+        };
+        let server = client.query_one(SERVER, &[]).await?;
+        Ok(Cluster {
+            major: server.try_get::<_, i32>(0)? as u32,
+            server_version: server.try_get(1)?,
+            superuser: server.try_get(2)?,
+            databases: databases(&client).await?,
+            roles: roles(&client).await?,
+            settings: BTreeMap::new(),
+        })
+    };
+    query(socket, read).await
+}
+
+async fn query<T>(
+    socket: &Path,
+    read: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, ComputeError> {
+    match tokio::time::timeout(QUERY_TIMEOUT, read).await {
+        Ok(read) => read.map_err(|source| ComputeError::Query { socket: socket.to_owned(), source }),
+        Err(_) => Err(ComputeError::QueryTimeout { socket: socket.to_owned(), limit: QUERY_TIMEOUT }),
+    }
+}
+
+/// A connection that ends when the client is dropped.
+async fn connect(socket: &Path, user: &str, database: &str) -> Result<Client, tokio_postgres::Error> {
+    let run_dir = socket.parent().unwrap_or(Path::new("/"));
+    let (client, connection) = tokio_postgres::Config::new()
+        .host_path(run_dir)
+        .port(5432)
+        .user(user)
+        .dbname(database)
+        .application_name("offshoot")
+        .options("-c search_path=pg_catalog -c client_encoding=UTF8")
+        .connect(NoTls)
+        .await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// There is no such database, or it has `ALLOW_CONNECTIONS false`.
+fn refuses_connections(error: &tokio_postgres::Error) -> bool {
+    matches!(error.code(), Some(&SqlState::INVALID_CATALOG_NAME | &SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE))
+}
+
+async fn roles(client: &Client) -> Result<Vec<Role>, tokio_postgres::Error> {
+    client.query(ROLES, &[]).await?.iter().map(role).collect()
+}
+
+fn role(row: &Row) -> Result<Role, tokio_postgres::Error> {
+    Ok(Role {
+        name: row.try_get(0)?,
+        can_login: row.try_get(1)?,
+        superuser: row.try_get(2)?,
+        connection_limit: row.try_get(3)?,
+        verifier: row.try_get::<_, Option<String>>(4)?.map(Secret::new),
+        valid_until: row.try_get(5)?,
+    })
+}
+
+async fn databases(client: &Client) -> Result<Vec<Database>, tokio_postgres::Error> {
+    client.query(DATABASES, &[]).await?.iter().map(database).collect()
+}
+
+fn database(row: &Row) -> Result<Database, tokio_postgres::Error> {
+    Ok(Database {
+        name: row.try_get(0)?,
+        encoding: row.try_get(1)?,
+        collate: row.try_get(2)?,
+        ctype: row.try_get(3)?,
+        allow_connections: row.try_get(4)?,
+        is_template: row.try_get(5)?,
+    })
+}
