@@ -1,1 +1,141 @@
-pub fn run() -> std::process::ExitCode { std::process::ExitCode::SUCCESS }
+//! The command line (DESIGN.md, "The surface"): what it takes, and what it prints.
+
+mod base;
+mod branch;
+mod import;
+
+use crate::model::{BranchRef, ProjectName};
+use crate::settings::{self, Settings};
+use crate::{server, telemetry};
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use std::future::Future;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Writable, isolated, copy-on-write branches of a Postgres, made by connecting to them.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    /// The config file [default: ./offshoot.toml, /etc/offshoot/offshoot.toml]
+    #[arg(long, global = true, env = "OFFSHOOT_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a node: take clients until SIGTERM
+    Serve,
+    /// Make a new base of a project from a running Postgres or a stopped data directory
+    Import {
+        project: ProjectName,
+        /// postgres://user@host/ (the role needs REPLICATION; password from the URL, PGPASSWORD or ~/.pgpass), or a data directory
+        #[arg(long)]
+        from: String,
+    },
+    /// The bases of a project
+    #[command(subcommand)]
+    Base(BaseCommand),
+    /// The branches of a project
+    #[command(subcommand)]
+    Branch(BranchCommand),
+}
+
+#[derive(Subcommand)]
+enum BaseCommand {
+    /// List them, oldest first
+    List {
+        project: ProjectName,
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum BranchCommand {
+    /// List them, with state, size of their own pages, parent and last use
+    List {
+        project: Option<ProjectName>,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Put a branch to sleep now, ending its sessions
+    Suspend {
+        /// project@branch
+        branch: BranchRef,
+    },
+}
+
+/// Runs the command and prints its error, if any, on one line with its causes.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    match execute(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("offshoot: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(cli: Cli) -> anyhow::Result<()> {
+    let settings = settings::load(cli.config.as_deref())?;
+    match cli.command {
+        Command::Serve => {
+            telemetry::init("info");
+            block_on(async { Ok(server::serve(settings).await?) })
+        }
+        Command::Import { project, from } => {
+            telemetry::init("warn");
+            block_on(import::run(settings, project, from))
+        }
+        Command::Base(BaseCommand::List { project, json }) => {
+            telemetry::init("warn");
+            block_on(base::list(settings, project, json))
+        }
+        Command::Branch(BranchCommand::List { project, json }) => {
+            telemetry::init("warn");
+            block_on(branch::list(settings, project, json))
+        }
+        Command::Branch(BranchCommand::Suspend { branch }) => {
+            telemetry::init("warn");
+            block_on(branch::suspend(settings, branch))
+        }
+    }
+}
+
+fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    let outcome = runtime.block_on(command);
+    // A blocking thread that hangs in the kernel must not keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    outcome
+}
+
+/// The project, if the config has it.
+fn known_project<'a>(settings: &'a Settings, project: &ProjectName) -> anyhow::Result<&'a crate::settings::ProjectSettings> {
+    settings.projects.iter().find(|known| known.name == *project).with_context(|| {
+        let known: Vec<&str> = settings.projects.iter().map(|project| project.name.as_str()).collect();
+        format!("the config has no project {project}; it has: {}", known.join(", "))
+    })
+}
+
+/// A table without borders that a terminal or `awk` can read.
+fn table(header: &[&str]) -> comfy_table::Table {
+    let mut table = comfy_table::Table::new();
+    table.load_preset(comfy_table::presets::NOTHING).set_header(header);
+    table
+}
+
+/// Milliseconds since the epoch as people read them.
+fn time(unix_ms: u64) -> String {
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(unix_ms);
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+/// Bytes as people read them.
+fn bytes(bytes: u64) -> String {
+    indicatif::HumanBytes(bytes).to_string()
+}

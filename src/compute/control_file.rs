@@ -38,8 +38,19 @@ impl ControlFile {
     pub fn read(data_dir: &Path) -> io::Result<ControlFile> {
         let mut bytes = [0; LENGTH];
         std::fs::File::open(data_dir.join("global/pg_control"))?.read_exact(&mut bytes)?;
-        ControlFile::parse(&bytes)
+        ControlFile::from_bytes(&bytes)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "global/pg_control has an unknown format"))
+    }
+
+    /// Parses the leading bytes of `global/pg_control`; `None` where the layout is not one that is known.
+    pub fn from_bytes(bytes: &[u8]) -> Option<ControlFile> {
+        Self::parse(bytes.first_chunk()?)
+    }
+
+    /// Byte offset, within [`ControlFile::checkpoint_wal_file`], of the last checkpoint's redo point; after a clean
+    /// stop that is the shutdown checkpoint's own record, the last one there is.
+    pub fn redo_offset(&self) -> u64 {
+        self.redo % self.wal_segment_size
     }
 
     /// Whether the cluster's last run ended with a shutdown checkpoint.

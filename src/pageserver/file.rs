@@ -180,6 +180,13 @@ impl DataFile {
         (runs, zeros)
     }
 
+    /// Pages that show through from a layer.
+    pub(super) fn layer_pages(&self, ground: &Ground) -> Vec<u32> {
+        let state = self.read_lock();
+        let visible = |page: &u32| PageNo(*page).offset() < state.lower_limit && !state.present.contains(*page);
+        ground.layers.pages(self.id).filter(visible).collect()
+    }
+
     /// Reads `length` bytes at `offset` into `out`, which is emptied first; short at the end of the file.
     /// Not empty: what must be fetched before it can be done.
     pub(super) fn read(

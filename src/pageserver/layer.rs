@@ -80,6 +80,11 @@ impl LayerSet {
         Some(LayerPage(places[at]))
     }
 
+    /// The pages of `file` that a layer has, ascending.
+    pub fn pages(&self, file: FileId) -> impl Iterator<Item = u32> {
+        self.0.pages.get(&file).into_iter().flat_map(|places| places.iter().map(|place| place.page))
+    }
+
     /// One past the last page that any layer has of `file`.
     pub fn end(&self, file: FileId) -> u32 {
         self.0.pages.get(&file).and_then(|places| places.last()).map_or(0, |place| place.page + 1)

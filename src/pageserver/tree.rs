@@ -312,6 +312,13 @@ impl Tree {
         node.lookups == 0 && !node.linked
     }
 
+    /// The kernel dropped all of its references; returns the nodes without a name.
+    pub fn forget_all(&mut self) -> Vec<Unlinked> {
+        self.nodes.values_mut().for_each(|node| node.lookups = 0);
+        let gone = self.nodes.values().filter(|node| !node.linked);
+        gone.map(|node| Unlinked { id: node.id, forgotten: true, transient: node.transient }).collect()
+    }
+
     /// What a manifest must carry. Names of files that are to be left out, and links, are not in it.
     pub fn diff(&self, is_carried: impl Fn(&Node) -> bool) -> TreeDiff {
         let carried = |node: &&Node| {

@@ -9,8 +9,10 @@ use super::{DataFile, PageError};
 use crate::model::{FileId, LayerRef, PAGE_SIZE, PageNo, TreeDiff, WalSegment};
 use std::fs::File;
 use std::io::Read;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use tokio::runtime::Handle;
 
 /// A layer is closed once it is as long, compressed.
 const LAYER_SIZE: usize = 128 << 20;
@@ -27,10 +29,11 @@ pub struct Upload {
 }
 
 /// Builds the layers of everything the delta holds, and of the local WAL segment. Nothing may write to `volume` meanwhile.
-/// `key` names the n-th layer.
+/// With `merge`, on which requests run, the pages of all former layers go into the new ones too. `key` names the n-th layer.
 pub fn build_upload(
     volume: &Volume,
     wal: (&WalSegment, &Path),
+    merge: Option<&Handle>,
     key: impl Fn(usize) -> String,
     put: PutLayer<'_>,
 ) -> Result<Upload, PageError> {
@@ -41,7 +44,7 @@ pub fn build_upload(
             .values()
             .filter(|node| node.linked && is_carried(node))
             .filter_map(|node| node.file.clone())
-            .filter(|file| file.is_changed())
+            .filter(|file| merge.is_some() || file.is_changed())
             .collect();
         files.sort_unstable_by_key(|file| file.id());
         (files, tree.diff(is_carried))
@@ -50,19 +53,35 @@ pub fn build_upload(
     add_wal(&mut layers, wal.0, wal.1)?;
     for file in files {
         let (runs, zeros) = file.pages_to_carry(&volume.ground);
-        let mut zeros = zeros.into_iter().peekable();
-        let zero_page = [0; PAGE_SIZE];
-        for run in runs {
-            while let Some(page) = zeros.next_if(|page| *page < run.start) {
-                layers.page(file.id(), PageNo(page), &zero_page)?;
-            }
-            add_run(volume, &file, run, &mut layers)?;
+        let mut parts: Vec<(u32, Part)> = runs.into_iter().map(|run| (run.start, Part::Own(run))).collect();
+        parts.extend(zeros.into_iter().map(|page| (page, Part::Zero)));
+        if merge.is_some() {
+            parts.extend(file.layer_pages(&volume.ground).into_iter().map(|page| (page, Part::Former)));
         }
-        for page in zeros {
-            layers.page(file.id(), PageNo(page), &zero_page)?;
+        parts.sort_unstable_by_key(|(page, _)| *page);
+        for (page, part) in parts {
+            match (part, merge) {
+                (Part::Own(run), _) => add_run(volume, &file, run, &mut layers)?,
+                (Part::Former, Some(runtime)) => {
+                    let mut content = runtime.block_on(volume.read(&file, PageNo(page).offset(), PAGE_SIZE))?;
+                    content.resize(PAGE_SIZE, 0);
+                    layers.page(file.id(), PageNo(page), &content)?;
+                }
+                (Part::Zero | Part::Former, _) => layers.page(file.id(), PageNo(page), &[0; PAGE_SIZE])?,
+            }
         }
     }
     Ok(Upload { layers: layers.finish()?, tree })
+}
+
+/// Where pages of a new layer come from.
+enum Part {
+    /// The delta.
+    Own(Range<u32>),
+    /// Cut off and grown over.
+    Zero,
+    /// A former layer.
+    Former,
 }
 
 /// Whether a node goes into manifests: neither what every start makes anew, nor the node's own links.
@@ -70,7 +89,7 @@ fn is_carried(node: &Node) -> bool {
     !node.transient && (node.id >= FileId::FIRST || node.id == FileId::ROOT)
 }
 
-fn add_run(volume: &Volume, file: &DataFile, run: std::ops::Range<u32>, layers: &mut Layers<'_>) -> Result<(), PageError> {
+fn add_run(volume: &Volume, file: &DataFile, run: Range<u32>, layers: &mut Layers<'_>) -> Result<(), PageError> {
     let mut buffer = Vec::with_capacity(READ_PAGES as usize * PAGE_SIZE);
     let mut page = run.start;
     while page < run.end {

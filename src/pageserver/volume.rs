@@ -281,6 +281,15 @@ impl Volume {
         }
     }
 
+    /// The mount is gone, and with it every reference the kernel had.
+    pub fn forget_all(&self) {
+        let mut tree = self.tree();
+        let gone: Vec<_> = tree.forget_all();
+        for unlinked in gone {
+            self.release(&mut tree, unlinked);
+        }
+    }
+
     /// Drops a node without a name, once the kernel does not refer to it either.
     fn release(&self, tree: &mut Tree, unlinked: Unlinked) {
         if !unlinked.forgotten {
@@ -430,6 +439,15 @@ impl Volume {
         let mut content = Vec::new();
         if is_pid_file && self.read_near(file, 0, 4096, &mut content).unwrap_or(false) {
             self.pid_file.send_replace(content);
+        }
+    }
+
+    /// Removes the pid file that a killed server left: the process it names may be another's by now. Before a mount.
+    pub async fn remove_pid_file(&self) -> Result<(), PageError> {
+        let listing = self.listing(FileId::ROOT).await?;
+        match self.remove(FileId::ROOT, PID_FILE, &listing, None) {
+            Err(PageError::Name(NameProblem::NotFound)) => Ok(()),
+            outcome => outcome,
         }
     }
 

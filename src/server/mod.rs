@@ -1,1 +1,99 @@
-//! server.
+//! One node: store, branches, proxy and admin API, from start to a clean stop.
+
+use crate::admin::Admin;
+use crate::branch::{Branches, LifecycleError};
+use crate::model::Ambient;
+use crate::proxy::{Proxy, ProxyError};
+use crate::settings::Settings;
+use crate::store::{Catalog, StoreError, open_and_probe};
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+/// How long sessions may go on after a stop was asked for.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Why a node does not start; the text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Branch(#[from] LifecycleError),
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
+    #[error("cannot listen on server.admin_listen {address}: {source}")]
+    Admin { address: std::net::SocketAddr, source: std::io::Error },
+    #[error("cannot wait for signals: {0}")]
+    Signal(std::io::Error),
+    #[error("the config names no [[project]]; add one")]
+    NoProject,
+}
+
+/// Runs a node until SIGTERM or SIGINT, then ends sessions, puts every branch to sleep and returns. A second signal returns at once; what was not
+/// uploaded stays on this disk for the next start.
+pub async fn serve(settings: Settings) -> Result<(), ServerError> {
+    if settings.projects.is_empty() {
+        return Err(ServerError::NoProject);
+    }
+    let started = Instant::now();
+    let ambient = Ambient::system();
+    let store = open_and_probe(&settings.store.url, &ambient.entropy).await?;
+    let catalog = Catalog::new(store, ambient.entropy.clone());
+    let branches = Branches::start(&settings, catalog, ambient.clone()).await?;
+    let proxy = Proxy::bind(&settings.server, &settings.projects, branches.clone(), ambient).await?;
+    let address = settings.server.admin_listen;
+    let admin = Admin::bind(address, branches.clone())
+        .await
+        .map_err(|source| ServerError::Admin { address, source })?;
+    let mut signals = Signals::new().map_err(ServerError::Signal)?;
+
+    let (stop, stopped) = watch::channel(false);
+    let wait = |mut stopped: watch::Receiver<bool>| async move {
+        // An error means that the sender is gone: stop as well.
+        let _ = stopped.wait_for(|stop| *stop).await;
+    };
+    tracing::info!(
+        postgres = %proxy.local_addr(),
+        admin = %address,
+        store = settings.store.url,
+        millis = started.elapsed().as_millis(),
+        "listening"
+    );
+    let proxy = tokio::spawn(proxy.serve(wait(stopped.clone()), GRACE));
+    let admin = tokio::spawn(admin.serve(wait(stopped)));
+
+    signals.next().await;
+    tracing::info!("stopping: ending sessions and putting branches to sleep");
+    stop.send_replace(true);
+    let clean = async {
+        // A panic in either was reported by its own task.
+        let _ = proxy.await;
+        branches.stop().await;
+        admin.abort();
+    };
+    tokio::select! {
+        () = clean => tracing::info!("stopped"),
+        () = signals.next() => tracing::warn!("stopped at once; what was not uploaded stays on this disk"),
+    }
+    Ok(())
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! All branches of a node: names to tasks, and what can be said of a branch without starting it.
+
+use super::bases::Bases;
+use super::error::{BranchError, LifecycleError};
+use super::place::{self, Place};
+use super::shared::Shared;
+use super::task::{self, Message, TaskHandle};
+use super::{AwakeStatus, Session, Status};
+use crate::compute::{self, Identity};
+use crate::filesystem;
+use crate::model::{
+    Ambient, BranchHead, BranchManifest, BranchRef, Database, NodeId, PAGE_SIZE, ProjectName, Role, Target,
+};
+use crate::pageserver::PageCache;
+use crate::settings::Settings;
+use crate::store::Catalog;
+use dashmap::DashMap;
+use futures::stream::StreamExt;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use tokio::sync::oneshot;
+
+/// Branches suspended at once when the node stops: each is bound by the store's latency, not by this node's cores.
+const STOP_CONCURRENCY: usize = 8;
+
+/// All branches of this node. Cheap to clone.
+#[derive(Clone)]
+pub struct Branches(Arc<Inner>);
+
+struct Inner {
+    shared: Arc<Shared>,
+    tasks: DashMap<BranchRef, TaskHandle>,
+    stopping: AtomicBool,
+}
+
+/// A branch as a listing shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BranchSummary {
+    /// `project@branch`.
+    pub name: String,
+    /// `asleep`, `waking`, `awake`, `suspending`, `down` (its data is on this node, without a compute) or `elsewhere`.
+    pub state: String,
+    /// Bytes of its own pages: layers in the store and, while awake, its delta.
+    pub own_bytes: u64,
+    pub parent: String,
+    pub created_at_ms: u64,
+    pub used_at_ms: u64,
+    pub sessions: usize,
+}
+
+impl Branches {
+    /// Takes over the node's data directory: reaps computes and mounts that a killed daemon left, keeps what it had not uploaded,
+    /// removes the rest.
+    pub async fn start(settings: &Settings, catalog: Catalog, ambient: Ambient) -> Result<Branches, LifecycleError> {
+        let data_dir = settings.server.data_dir.clone();
+        let identity = Identity::resolve(&settings.compute)?;
+        let prepared = data_dir.clone();
+        super::awake::blocking(move || place::prepare(&prepared, identity)).await?;
+        let folder = place::branches(&data_dir);
+        let orphans = compute::reap_orphans(&folder).await.map_err(LifecycleError::io("cannot reap orphaned computes"))?;
+        let detach = move || filesystem::detach_stale(&folder).map_err(LifecycleError::io("cannot read the mount table"));
+        let stale = super::awake::blocking(detach).await?;
+        if orphans + stale > 0 {
+            tracing::warn!(orphans, stale, "reaped computes and mounts of a daemon that was killed");
+        }
+        let node = node_id(&data_dir, &ambient).map_err(LifecycleError::io("cannot keep this node's id"))?;
+        let cache = PageCache::new(catalog.store().clone(), &data_dir.join("cache"))?;
+        let shared = Arc::new(Shared {
+            bases: Bases::new(catalog.clone(), cache.clone()),
+            catalog,
+            cache,
+            node,
+            data_dir,
+            identity,
+            compute: settings.compute.clone(),
+            projects: settings.projects.iter().map(|project| (project.name.clone(), project.clone())).collect(),
+            ambient,
+            installations: Mutex::new(HashMap::new()),
+        });
+        let branches = Branches(Arc::new(Inner { shared, tasks: DashMap::new(), stopping: AtomicBool::new(false) }));
+        branches.adopt().await?;
+        Ok(branches)
+    }
+
+    /// Gives a task to every branch whose unfinished business is on this disk; removes folders that nobody's head refers to.
+    async fn adopt(&self) -> Result<(), LifecycleError> {
+        let shared = &self.0.shared;
+        let folder = place::branches(&shared.data_dir);
+        let local = || LifecycleError::io(format!("cannot read {}", folder.display()));
+        for entry in std::fs::read_dir(&folder).map_err(local())? {
+            let place = Place::at(entry.map_err(local())?.path());
+            let note = place.read_note();
+            let held = match &note {
+                Some(note) => {
+                    let branch = BranchRef { project: note.project.clone(), branch: note.name.clone() };
+                    shared.catalog.branch_head(&branch).await?.map(|held| (branch, held))
+                }
+                None => None,
+            };
+            match (note, held) {
+                (Some(note), Some((branch, held))) if is_ours(&shared.node, &note, &held.head) => {
+                    tracing::info!(%branch, "found what a former daemon had not uploaded");
+                    self.task(&branch, Some(held));
+                }
+                _ => place.remove().map_err(LifecycleError::io("cannot remove a stale branch folder"))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Which branch `target` means: the project that has its database. `project` narrows it where several have
+    /// (`options=-c offshoot.project=name`). Reads the store only when this node knows nothing newer than a second.
+    pub async fn resolve(&self, target: &Target, project: Option<&str>) -> Result<BranchRef, BranchError> {
+        let shared = &self.0.shared;
+        let unknown = |project: &str| BranchError::UnknownProject {
+            project: project.to_owned(),
+            known: shared.project_names(),
+        };
+        let branch_of = |project: &ProjectName| BranchRef { project: project.clone(), branch: target.branch.clone() };
+        if let Some(project) = project {
+            let name: ProjectName = project.parse().map_err(|_| unknown(project))?;
+            return if shared.projects.contains_key(&name) { Ok(branch_of(&name)) } else { Err(unknown(project)) };
+        }
+        let (mut having, mut known, mut without_base) = (Vec::new(), Vec::new(), None);
+        for name in shared.projects.keys() {
+            let Some(databases) = self.base_databases(name).await.map_err(|e| e.of_branch(&branch_of(name)))? else {
+                without_base = Some(name);
+                continue;
+            };
+            if databases.iter().any(|database| database.name == target.database && database.allow_connections) {
+                having.push(name.clone());
+            }
+            known.extend(databases.iter().filter(|d| d.allow_connections && !d.is_template).map(|d| d.name.clone()));
+        }
+        // Databases made inside a branch.
+        if having.is_empty() {
+            for name in shared.projects.keys() {
+                if self.branch_has_database(&branch_of(name), &target.database).await {
+                    having.push(name.clone());
+                }
+            }
+        }
+        match (&having[..], without_base) {
+            ([only], _) => Ok(branch_of(only)),
+            ([], Some(project)) if known.is_empty() => Err(BranchError::NoBase { project: project.to_string() }),
+            ([], _) => {
+                known.sort();
+                known.dedup();
+                Err(BranchError::UnknownDatabase { database: target.database.clone(), known })
+            }
+            (several, _) => Err(BranchError::AmbiguousDatabase {
+                database: target.database.clone(),
+                projects: several.iter().map(ToString::to_string).collect(),
+            }),
+        }
+    }
+
+    async fn base_databases(&self, project: &ProjectName) -> Result<Option<Vec<Database>>, LifecycleError> {
+        let shared = &self.0.shared;
+        let Some(sealed) = shared.bases.current(project).await? else { return Ok(None) };
+        let base = shared.bases.open(project, &sealed.id).await?;
+        Ok(Some(base.manifest.cluster.databases.clone()))
+    }
+
+    async fn branch_has_database(&self, branch: &BranchRef, database: &str) -> bool {
+        let databases = match self.awake(branch) {
+            Some(awake) => compute::read_databases(&awake.socket, &awake.superuser, &awake.database).await.ok(),
+            None => self.manifest(branch).await.ok().flatten().map(|manifest| manifest.databases),
+        };
+        databases.is_some_and(|databases| databases.iter().any(|d| d.name == database && d.allow_connections))
+    }
+
+    /// The role `name` as the branch has it, or would have it were it made now. Makes nothing and starts nothing.
+    pub async fn role(&self, branch: &BranchRef, name: &str) -> Result<Option<Role>, BranchError> {
+        let trouble = |e: LifecycleError| e.of_branch(branch);
+        let roles = match self.awake(branch) {
+            Some(awake) => compute::read_roles(&awake.socket, &awake.superuser, &awake.database)
+                .await
+                .map_err(|e| trouble(e.into()))?,
+            None => self.recorded_roles(branch).await.map_err(trouble)?,
+        };
+        Ok(roles.into_iter().find(|role| role.name == name))
+    }
+
+    /// Roles of a branch that is not up here: its own, or its base's where it has none of its own yet.
+    async fn recorded_roles(&self, branch: &BranchRef) -> Result<Vec<Role>, LifecycleError> {
+        let shared = &self.0.shared;
+        let held = shared.catalog.branch_head(branch).await?;
+        let base = match &held {
+            Some(held) => match &held.head.manifest {
+                Some(reference) => return Ok(shared.catalog.branch_manifest(reference).await?.roles),
+                None => Some(held.head.base.clone()),
+            },
+            None => shared.bases.current(&branch.project).await?.map(|sealed| sealed.id),
+        };
+        match base {
+            Some(id) => Ok(shared.bases.open(&branch.project, &id).await?.manifest.cluster.roles.clone()),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    async fn manifest(&self, branch: &BranchRef) -> Result<Option<BranchManifest>, LifecycleError> {
+        let held = self.0.shared.catalog.branch_head(branch).await?;
+        match held.and_then(|held| held.head.manifest) {
+            Some(reference) => Ok(Some(self.0.shared.catalog.branch_manifest(&reference).await?)),
+            None => Ok(None),
+        }
+    }
+
+    fn awake(&self, branch: &BranchRef) -> Option<AwakeStatus> {
+        let task = self.0.tasks.get(branch)?;
+        match &*task.status.borrow() {
+            Status::Awake(awake) => Some(awake.clone()),
+            _ => None,
+        }
+    }
+
+    /// The branch's compute, made and woken if need be, once it accepts connections. Only for authenticated clients.
+    /// Cancel safe: what was begun for a client that went away is finished and falls asleep in its time.
+    pub async fn open_session(&self, branch: &BranchRef) -> Result<Session, BranchError> {
+        if self.0.stopping.load(Ordering::Acquire) {
+            return Err(BranchError::Stopping);
+        }
+        let task = self.task(branch, None);
+        let (reply, answer) = oneshot::channel();
+        task.messages.send(Message::Open(reply)).await.map_err(|_| BranchError::Stopping)?;
+        answer.await.map_err(|_| BranchError::Stopping)?
+    }
+
+    /// Puts a branch to sleep now, ending its sessions.
+    pub async fn suspend(&self, branch: &BranchRef) -> Result<(), BranchError> {
+        let Some(task) = self.0.tasks.get(branch).map(|task| task.clone()) else { return Ok(()) };
+        let (reply, answer) = oneshot::channel();
+        task.messages.send(Message::Suspend(reply)).await.map_err(|_| BranchError::Stopping)?;
+        answer.await.map_err(|_| BranchError::Stopping)?
+    }
+
+    fn task(&self, branch: &BranchRef, held: Option<crate::store::Held>) -> TaskHandle {
+        let shared = &self.0.shared;
+        let idle_timeout = shared.projects.get(&branch.project).map(|project| project.idle_timeout);
+        let entry = self.0.tasks.entry(branch.clone());
+        entry
+            .or_insert_with(|| task::spawn(shared.clone(), branch.clone(), idle_timeout.unwrap_or_default(), held))
+            .clone()
+    }
+
+    /// Every branch of `project`, or of all projects, by name.
+    pub async fn list(&self, project: Option<&ProjectName>) -> Result<Vec<BranchSummary>, BranchError> {
+        let shared = &self.0.shared;
+        let mut summaries = Vec::new();
+        for name in shared.projects.keys().filter(|name| project.is_none_or(|wanted| wanted == *name)) {
+            let heads = shared.catalog.branches(name).await.map_err(|e| LifecycleError::from(e).of_branch(name))?;
+            summaries.extend(heads.iter().map(|head| self.summary(head)));
+        }
+        Ok(summaries)
+    }
+
+    fn summary(&self, head: &BranchHead) -> BranchSummary {
+        let branch = BranchRef { project: head.project.clone(), branch: head.name.clone() };
+        let mut summary = BranchSummary::of_head(head);
+        let Some(task) = self.0.tasks.get(&branch) else { return summary };
+        summary.sessions = task.sessions.count.load(Ordering::Acquire);
+        let (state, own_pages) = match &*task.status.borrow() {
+            Status::Asleep => ("asleep", 0),
+            Status::Waking => ("waking", 0),
+            Status::Suspending => ("suspending", 0),
+            Status::Down { own_pages } => ("down", *own_pages),
+            Status::Awake(awake) => {
+                summary.own_bytes = awake.stored_bytes;
+                ("awake", awake.volume.upgrade().map_or(0, |volume| volume.own_pages()))
+            }
+        };
+        summary.state = state.to_owned();
+        summary.own_bytes += own_pages * PAGE_SIZE as u64;
+        summary
+    }
+
+    /// Takes no more clients and puts every branch to sleep. Branches that cannot be uploaded stay on this node's disk and are
+    /// taken up at its next start.
+    pub async fn stop(&self) {
+        self.0.stopping.store(true, Ordering::Release);
+        let branches: Vec<BranchRef> = self.0.tasks.iter().map(|task| task.key().clone()).collect();
+        futures::stream::iter(branches)
+            .for_each_concurrent(STOP_CONCURRENCY, |branch| async move {
+                // Why one cannot is logged by its task.
+                let _ = self.suspend(&branch).await;
+            })
+            .await;
+    }
+}
+
+impl BranchSummary {
+    /// As the store alone tells.
+    pub fn of_head(head: &BranchHead) -> BranchSummary {
+        BranchSummary {
+            name: format!("{}@{}", head.project, head.name),
+            state: if head.dirty { "elsewhere" } else { "asleep" }.to_owned(),
+            own_bytes: head.own_bytes,
+            parent: head.parent.clone(),
+            created_at_ms: head.created_at_ms,
+            used_at_ms: head.used_at_ms,
+            sessions: 0,
+        }
+    }
+}
+
+fn is_ours(node: &NodeId, note: &place::Note, head: &BranchHead) -> bool {
+    let held_here = head.holder.as_ref().is_some_and(|holder| holder.node == *node);
+    held_here && head.dirty && head.id == note.id && head.epoch == note.epoch
+}
+
+/// The node's id, made at its first start and kept in its data directory.
+fn node_id(data_dir: &Path, ambient: &Ambient) -> std::io::Result<NodeId> {
+    let path = data_dir.join("node-id");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(NodeId::from(text.trim())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let node = NodeId::random(&ambient.entropy);
+            std::fs::write(&path, node.as_str())?;
+            Ok(node)
+        }
+        Err(e) => Err(e),
+    }
+}

@@ -1,0 +1,167 @@
+//! Where an awake branch lives on this node's disk.
+//!
+//! ```text
+//! <data_dir>/branch/<branch-id>/note    whose it is; written first, so that a restart knows what it finds
+//!                              /delta   the branch's own pages and their journal
+//!                              /mnt     mount point: the data directory
+//!                              /wal     pg_wal, outside the mount: every commit's fsync goes there
+//!                              /shm     pg_dynshmem
+//!                              /run     socket, generated settings, the server's log
+//! ```
+//!
+//! Only `delta` and `wal` hold anything that is not elsewhere, and only while the branch's head is dirty.
+
+use super::error::LifecycleError;
+use crate::compute::Identity;
+use crate::model::{BranchId, BranchName, ProjectName};
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+/// The folder of all branches below `data_dir`.
+pub(super) fn branches(data_dir: &Path) -> PathBuf {
+    data_dir.join("branch")
+}
+
+/// One branch's folder.
+#[derive(Clone, Debug)]
+pub(crate) struct Place(PathBuf);
+
+/// Whose folder it is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Note {
+    pub project: ProjectName,
+    pub name: BranchName,
+    pub id: BranchId,
+    pub epoch: u64,
+}
+
+impl Place {
+    pub(super) fn of(data_dir: &Path, id: &BranchId) -> Place {
+        Place(branches(data_dir).join(id.as_str()))
+    }
+
+    /// A folder that is no branch's: an import's private start.
+    pub(crate) fn at(folder: PathBuf) -> Place {
+        Place(folder)
+    }
+
+    pub(crate) fn delta(&self) -> PathBuf {
+        self.0.join("delta")
+    }
+
+    pub(crate) fn mount(&self) -> PathBuf {
+        self.0.join("mnt")
+    }
+
+    pub(crate) fn wal(&self) -> PathBuf {
+        self.0.join("wal")
+    }
+
+    pub(crate) fn dynshmem(&self) -> PathBuf {
+        self.0.join("shm")
+    }
+
+    pub(crate) fn run(&self) -> PathBuf {
+        self.0.join("run")
+    }
+
+    pub(super) fn exists(&self) -> bool {
+        self.0.join("note").exists()
+    }
+
+    /// Makes the folders, those the compute writes owned by `identity`. Blocking.
+    pub(crate) fn make(&self, identity: Identity) -> Result<(), LifecycleError> {
+        let make = |path: &Path, mode: u32, owner: Option<Identity>| -> io::Result<()> {
+            fs::create_dir_all(path)?;
+            fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+            match owner {
+                Some(owner) => chown(path, Some(owner.uid), Some(owner.gid)),
+                None => Ok(()),
+            }
+        };
+        let steps = [
+            // Passable, not readable: the compute must reach its mount and socket.
+            (self.0.clone(), 0o711, None),
+            (self.delta(), 0o700, None),
+            (self.mount(), 0o700, Some(identity)),
+            (self.wal(), 0o700, Some(identity)),
+            (self.dynshmem(), 0o700, Some(identity)),
+            (self.run(), 0o700, Some(identity)),
+        ];
+        for (path, mode, owner) in steps {
+            make(&path, mode, owner).map_err(LifecycleError::io(format!("cannot make {}", path.display())))?;
+        }
+        Ok(())
+    }
+
+    /// Writes whose folder it is. Blocking.
+    pub(super) fn write_note(&self, note: &Note) -> Result<(), LifecycleError> {
+        let path = self.0.join("note");
+        let json = serde_json::to_vec(note).map_err(|e| LifecycleError::Other(e.to_string()))?;
+        fs::write(&path, json).map_err(LifecycleError::io(format!("cannot write {}", path.display())))
+    }
+
+    pub(super) fn read_note(&self) -> Option<Note> {
+        serde_json::from_slice(&fs::read(self.0.join("note")).ok()?).ok()
+    }
+
+    /// Puts the WAL segment a start needs: `content`, then zeros up to `size`. Blocking.
+    pub(super) fn write_wal(&self, name: &str, size: u64, content: &[u8], identity: Identity) -> Result<(), LifecycleError> {
+        use std::io::Write;
+        let path = self.wal().join(name);
+        let write = || -> io::Result<()> {
+            let mut file = fs::OpenOptions::new().create(true).truncate(true).write(true).open(&path)?;
+            file.write_all(content)?;
+            // Sparse: zeros that the disk need not hold until the compute writes them.
+            file.set_len(size)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+            chown(&path, Some(identity.uid), Some(identity.gid))
+        };
+        write().map_err(LifecycleError::io(format!("cannot write {}", path.display())))
+    }
+
+    /// Removes everything. The mount must be gone. Blocking.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        // Not remove_dir_all: were something still mounted, its files would be deleted through the mount.
+        match fs::remove_dir(self.mount()) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        match fs::remove_dir_all(&self.0) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Makes the folder of all branches and checks that the compute's user can reach it. Blocking.
+pub(super) fn prepare(data_dir: &Path, identity: Identity) -> Result<(), LifecycleError> {
+    let folder = branches(data_dir);
+    fs::create_dir_all(&folder).map_err(LifecycleError::io(format!("cannot make server.data_dir {}", data_dir.display())))?;
+    for path in [data_dir, &folder] {
+        let passable = fs::Permissions::from_mode(0o711);
+        fs::set_permissions(path, passable).map_err(LifecycleError::io(format!("cannot set the mode of {}", path.display())))?;
+    }
+    for ancestor in folder.ancestors() {
+        use std::os::unix::fs::MetadataExt;
+        let found = fs::metadata(ancestor).map_err(LifecycleError::io(ancestor.display().to_string()))?;
+        let bit = if found.uid() == identity.uid {
+            0o100
+        } else if found.gid() == identity.gid {
+            0o010
+        } else {
+            0o001
+        };
+        if found.mode() & bit == 0 {
+            return Err(LifecycleError::Other(format!(
+                "the user that computes run as (uid {}) may not pass through {}; choose another server.data_dir or `chmod o+x` it",
+                identity.uid,
+                ancestor.display()
+            )));
+        }
+    }
+    Ok(())
+}

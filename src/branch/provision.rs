@@ -1,0 +1,302 @@
+//! From a head to a running branch: make, wake, resume.
+//!
+//! - **make**: the head is created while the branch is brought up beside it; nobody gets a session before both are done.
+//! - **wake**: the head gets this node as its holder, in a new epoch, then manifest and layers are opened.
+//! - **resume**: the head says that this node holds it, and its delta is on this node's disk: a killed daemon's branch.
+
+use super::awake::{Awake, Ground, Mounted, blocking, links};
+use super::bases::OpenBase;
+use super::error::{BranchError, LifecycleError};
+use super::place::{Note, Place};
+use super::shared::Shared;
+use crate::model::{BranchHead, BranchId, BranchManifest, BranchRef, Holder, Nonce};
+use crate::pageserver::{Volume, VolumeSource};
+use crate::settings::ProjectSettings;
+use crate::store::{Created, Held};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A branch that is up, and what its task must keep to take it down again.
+pub(super) struct Up {
+    pub held: Held,
+    pub place: Place,
+    pub base: Arc<OpenBase>,
+    pub manifest: Option<BranchManifest>,
+    pub ground: Ground,
+    pub awake: Awake,
+}
+
+/// A branch whose state is on this node's disk, without a compute.
+pub(super) struct Down {
+    pub held: Held,
+    pub place: Place,
+    pub base: Arc<OpenBase>,
+    pub manifest: Option<BranchManifest>,
+    pub ground: Ground,
+    pub volume: Arc<Volume>,
+}
+
+/// Brings the branch up from whatever state the store and the disk have it in; makes it if there is none.
+pub(super) async fn bring_up(shared: &Shared, branch: &BranchRef) -> Result<Up, BranchError> {
+    let started = Instant::now();
+    let failed = |trouble: LifecycleError| {
+        tracing::error!(%branch, error = %trouble, "a branch cannot be brought up");
+        trouble.of_branch(branch)
+    };
+    let held = shared.catalog.branch_head(branch).await.map_err(|e| failed(e.into()))?;
+    let (how, up) = match held {
+        None => match make(shared, branch).await? {
+            Made::Up(up) => ("made", *up),
+            Made::Existing(held) => ("woken", wake(shared, branch, held).await?),
+        },
+        Some(held) if held.head.holder.as_ref().is_some_and(|holder| holder.node == shared.node) => {
+            let place = Place::of(&shared.data_dir, &held.head.id);
+            match (held.head.dirty, place.exists()) {
+                (true, true) => ("resumed", resume(shared, branch, held).await?),
+                (true, false) => return Err(BranchError::LocalDataLost { branch: branch.to_string() }),
+                (false, _) => ("woken", wake(shared, branch, held).await?),
+            }
+        }
+        Some(held) => ("woken", wake(shared, branch, held).await?),
+    };
+    let millis = started.elapsed().as_millis();
+    tracing::info!(%branch, how, base = up.held.head.base_version, epoch = up.held.head.epoch, millis, "branch awake");
+    Ok(up)
+}
+
+enum Made {
+    Up(Box<Up>),
+    /// Another node was first.
+    Existing(Held),
+}
+
+async fn make(shared: &Shared, branch: &BranchRef) -> Result<Made, BranchError> {
+    let settings = project(shared, branch)?;
+    let trouble = |e: LifecycleError| e.of_branch(branch);
+    let names = shared.catalog.branch_names(&branch.project).await.map_err(|e| trouble(e.into()))?;
+    if names.len() >= settings.max_branches {
+        return Err(BranchError::TooManyBranches { project: branch.project.to_string(), limit: settings.max_branches });
+    }
+    let sealed = shared.bases.current(&branch.project).await.map_err(trouble)?;
+    let sealed = sealed.ok_or_else(|| BranchError::NoBase { project: branch.project.to_string() })?;
+    let base = shared.bases.open(&branch.project, &sealed.id).await.map_err(trouble)?;
+    let now = shared.ambient.clock.now();
+    let head = BranchHead {
+        format: BranchHead::FORMAT,
+        nonce: Nonce::random(&shared.ambient.entropy),
+        project: branch.project.clone(),
+        name: branch.branch.clone(),
+        id: BranchId::random(&shared.ambient.entropy),
+        base: sealed.id.clone(),
+        base_version: sealed.version,
+        epoch: 1,
+        seq: 1,
+        holder: Some(Holder { node: shared.node.clone() }),
+        dirty: true,
+        manifest: None,
+        parent: format!("base {}", sealed.version),
+        created_at_ms: now,
+        used_at_ms: now,
+        own_bytes: 0,
+    };
+    let create = shared.catalog.create_branch(head.clone());
+    let (created, started) = tokio::join!(create, start(shared, settings, &head, base.clone(), None));
+    match (created, started) {
+        (Ok(Created::New(held)), Ok((place, ground, awake))) => {
+            Ok(Made::Up(Box::new(Up { held, place, base, manifest: None, ground, awake })))
+        }
+        (Ok(Created::New(held)), Err(e)) => {
+            // The name is taken now, and the branch is its base: give it back clean, so that any node may try again.
+            give_back(shared, branch, &held).await;
+            Err(report(branch, e))
+        }
+        (Ok(Created::Existing(held)), started) => {
+            abandon(shared, &head.id, started.ok().map(|(_, _, awake)| awake)).await;
+            Ok(Made::Existing(held))
+        }
+        (Err(e), started) => {
+            abandon(shared, &head.id, started.ok().map(|(_, _, awake)| awake)).await;
+            Err(report(branch, e.into()))
+        }
+    }
+}
+
+async fn wake(shared: &Shared, branch: &BranchRef, held: Held) -> Result<Up, BranchError> {
+    let settings = project(shared, branch)?;
+    let holder = held.head.holder.as_ref();
+    if held.head.dirty && holder.is_some_and(|holder| holder.node != shared.node) {
+        return Err(BranchError::HeldElsewhere { branch: branch.to_string() });
+    }
+    let report = |e: LifecycleError| report(branch, e);
+    let (node, now) = (shared.node.clone(), shared.ambient.clock.now());
+    let take = shared.catalog.update_branch(&held, |head| {
+        (head.epoch, head.holder, head.dirty, head.used_at_ms) = (head.epoch + 1, Some(Holder { node }), true, now);
+    });
+    let open = async {
+        let base = shared.bases.open(&branch.project, &held.head.base).await?;
+        let manifest = match &held.head.manifest {
+            Some(reference) => Some(shared.catalog.branch_manifest(reference).await?),
+            None => None,
+        };
+        Ok::<_, LifecycleError>((base, manifest))
+    };
+    let (taken, opened) = tokio::join!(take, open);
+    let held = taken.map_err(|e| report(e.into()))?;
+    let started = async {
+        let (base, manifest) = opened?;
+        let (place, ground, awake) = start(shared, settings, &held.head, base.clone(), manifest.as_ref()).await?;
+        Ok::<_, LifecycleError>((place, base, manifest, ground, awake))
+    };
+    match started.await {
+        Ok((place, base, manifest, ground, awake)) => Ok(Up { held, place, base, manifest, ground, awake }),
+        Err(e) => {
+            // Nothing was written that anyone was told of.
+            give_back(shared, branch, &held).await;
+            Err(report(e))
+        }
+    }
+}
+
+/// Opens what a killed daemon left.
+async fn resume(shared: &Shared, branch: &BranchRef, held: Held) -> Result<Up, BranchError> {
+    let down = recover_down(shared, branch, held).await.map_err(|e| report(branch, e))?;
+    start_again(down).await.map_err(|(_, e)| report(branch, e))
+}
+
+/// Opens a branch's local state without starting it.
+pub(super) async fn recover_down(shared: &Shared, branch: &BranchRef, held: Held) -> Result<Down, LifecycleError> {
+    let settings = project(shared, branch).map_err(|e| LifecycleError::Other(e.to_string()))?;
+    let place = Place::of(&shared.data_dir, &held.head.id);
+    let base = shared.bases.open(&branch.project, &held.head.base).await?;
+    let manifest = match &held.head.manifest {
+        Some(reference) => Some(shared.catalog.branch_manifest(reference).await?),
+        None => None,
+    };
+    let ground = ground(shared, settings, &base).await?;
+    let volume = open_volume(shared, &held.head, &base, manifest.as_ref(), &place).await?;
+    Ok(Down { held, place, base, manifest, ground, volume })
+}
+
+/// Starts a compute on local state. Recovery with `syncfs` relies on the delta being durable: it is made so first.
+pub(super) async fn start_again(down: Down) -> Result<Up, (Box<Down>, LifecycleError)> {
+    let Down { held, place, base, manifest, ground, volume } = down;
+    let back = |volume, held, place, base, manifest, ground| Box::new(Down { held, place, base, manifest, ground, volume });
+    let syncing = volume.clone();
+    let prepared = blocking(move || Ok(syncing.sync_all()?)).await;
+    let mounted = match prepared {
+        Ok(()) => Mounted::new(volume.clone(), &place, ground.identity).await,
+        Err(e) => Err(e),
+    };
+    let mounted = match mounted {
+        Ok(mounted) => mounted,
+        Err(e) => return Err((back(volume, held, place, base, manifest, ground), e)),
+    };
+    match mounted.start(&ground, &place).await {
+        Ok(awake) => Ok(Up { held, place, base, manifest, ground, awake }),
+        Err((volume, e)) => Err((back(volume, held, place, base, manifest, ground), e)),
+    }
+}
+
+/// Lays out a branch on this node's disk and starts it.
+async fn start(
+    shared: &Shared,
+    settings: &ProjectSettings,
+    head: &BranchHead,
+    base: Arc<OpenBase>,
+    manifest: Option<&BranchManifest>,
+) -> Result<(Place, Ground, Awake), LifecycleError> {
+    let ground = ground(shared, settings, &base).await?;
+    let place = Place::of(&shared.data_dir, &head.id);
+    let note =
+        Note { project: head.project.clone(), name: head.name.clone(), id: head.id.clone(), epoch: head.epoch };
+    let (laid_out, identity) = (place.clone(), ground.identity);
+    blocking(move || {
+        // What an abandoned start may have left.
+        laid_out.remove().map_err(LifecycleError::io("cannot clear the branch's folder"))?;
+        laid_out.make(identity)?;
+        laid_out.write_note(&note)
+    })
+    .await?;
+    let started = async {
+        let volume = open_volume(shared, head, &base, manifest, &place).await?;
+        let wal = manifest.map_or(&base.manifest.wal, |manifest| &manifest.wal).clone();
+        let content = volume.read_wal(wal.used).await?;
+        let wal_place = place.clone();
+        blocking(move || wal_place.write_wal(&wal.name, wal.size, &content, identity)).await?;
+        let mounted = Mounted::new(volume, &place, identity).await?;
+        mounted.start(&ground, &place).await.map_err(|(_, e)| e)
+    };
+    match started.await {
+        Ok(awake) => Ok((place, ground, awake)),
+        Err(e) => {
+            let gone = place.clone();
+            if let Err(also) = blocking(move || gone.remove().map_err(LifecycleError::io("cannot clear the branch's folder"))).await {
+                tracing::warn!(error = %also, "after a failed start");
+            }
+            Err(e)
+        }
+    }
+}
+
+async fn open_volume(
+    shared: &Shared,
+    head: &BranchHead,
+    base: &OpenBase,
+    manifest: Option<&BranchManifest>,
+    place: &Place,
+) -> Result<Arc<Volume>, LifecycleError> {
+    let links = links(place);
+    let links: Vec<(&str, &Path)> = links.iter().map(|(name, target)| (*name, target.as_path())).collect();
+    let source = VolumeSource {
+        base: base.base.clone(),
+        last_base_id: base.manifest.last_file_id,
+        layers: manifest.map_or(&[], |manifest| &manifest.layers),
+        tree: manifest.map(|manifest| &manifest.tree),
+        links: &links,
+    };
+    let delta = format!("{}-{}", head.id, head.epoch);
+    Ok(Arc::new(Volume::open(shared.cache.clone(), source, &place.delta(), &delta).await?))
+}
+
+async fn ground(shared: &Shared, settings: &ProjectSettings, base: &OpenBase) -> Result<Ground, LifecycleError> {
+    let installation = shared.installation(base.manifest.cluster.major).await?;
+    Ok(Ground {
+        settings: shared.compute.clone(),
+        installation,
+        identity: shared.identity,
+        source_settings: base.manifest.cluster.settings.clone(),
+        parameters: settings.parameters.clone(),
+    })
+}
+
+fn project<'a>(shared: &'a Shared, branch: &BranchRef) -> Result<&'a ProjectSettings, BranchError> {
+    shared.projects.get(&branch.project).ok_or_else(|| BranchError::UnknownProject {
+        project: branch.project.to_string(),
+        known: shared.project_names(),
+    })
+}
+
+fn report(branch: &BranchRef, trouble: LifecycleError) -> BranchError {
+    tracing::error!(%branch, error = %trouble, "a branch cannot be brought up");
+    trouble.of_branch(branch)
+}
+
+/// Clears a claim on a branch that holds nothing yet.
+async fn give_back(shared: &Shared, branch: &BranchRef, held: &Held) {
+    let released = shared.catalog.update_branch(held, |head| (head.holder, head.dirty) = (None, false)).await;
+    if let Err(error) = released {
+        tracing::warn!(%branch, %error, "the branch stays marked as held by this node");
+    }
+}
+
+/// Takes down what was brought up for a head that turned out to be another's.
+async fn abandon(shared: &Shared, id: &BranchId, awake: Option<Awake>) {
+    if let Some(awake) = awake
+        && let Err(error) = awake.stop().await
+    {
+        tracing::warn!(%error, "while taking down what another node was first to make");
+    }
+    let place = Place::of(&shared.data_dir, id);
+    let _ = blocking(move || place.remove().map_err(LifecycleError::io("cannot clear a folder"))).await;
+}

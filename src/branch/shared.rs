@@ -1,0 +1,42 @@
+//! What the tasks of all branches share.
+
+use super::bases::Bases;
+use super::error::LifecycleError;
+use crate::compute::{Identity, Installation};
+use crate::model::{Ambient, NodeId, ProjectName};
+use crate::pageserver::PageCache;
+use crate::settings::{ComputeSettings, ProjectSettings};
+use crate::store::Catalog;
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+pub(super) struct Shared {
+    pub catalog: Catalog,
+    pub cache: PageCache,
+    pub bases: Bases,
+    pub node: NodeId,
+    pub data_dir: PathBuf,
+    pub identity: Identity,
+    pub compute: ComputeSettings,
+    pub projects: BTreeMap<ProjectName, ProjectSettings>,
+    pub ambient: Ambient,
+    pub installations: Mutex<HashMap<u32, Installation>>,
+}
+
+impl Shared {
+    /// The installation for a major version, looked for once.
+    pub(super) async fn installation(&self, major: u32) -> Result<Installation, LifecycleError> {
+        let known = self.installations.lock().unwrap_or_else(PoisonError::into_inner).get(&major).cloned();
+        if let Some(installation) = known {
+            return Ok(installation);
+        }
+        let found = crate::compute::installation(&self.compute, major).await?;
+        self.installations.lock().unwrap_or_else(PoisonError::into_inner).insert(major, found.clone());
+        Ok(found)
+    }
+
+    pub(super) fn project_names(&self) -> Vec<String> {
+        self.projects.keys().map(ToString::to_string).collect()
+    }
+}

@@ -1,0 +1,279 @@
+//! One task owns one branch's life; everyone else sends it messages.
+//!
+//! ```text
+//!            open                    last session gone, idle_timeout over
+//!  Asleep ──────────► Awake ──────────────────────────────────► Asleep
+//!    ▲                │   ▲ open, or idle_timeout over (recovers, to be uploaded)
+//!    │     server died▼   │
+//!    └───────────── Down ─┘      Down: state on this disk, no compute
+//! ```
+//!
+//! The task handles one message at a time, so a branch is provisioned once however many ask: the others wait in the
+//! queue and find it awake. A client that went away does not stop what was begun for it.
+
+use super::error::{BranchError, LifecycleError};
+use super::provision::{self, Down, Up};
+use super::shared::Shared;
+use super::suspend;
+use super::{Session, Status};
+use crate::model::BranchRef;
+use crate::store::Held;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+/// Clients that may wait for one branch at once; the next one waits before it is queued.
+const QUEUE: usize = 256;
+/// How often in a row a compute that died is started again without anyone asking.
+const RESTARTS: u32 = 3;
+
+pub(super) enum Message {
+    Open(oneshot::Sender<Result<Session, BranchError>>),
+    /// Suspend now, whatever the sessions; the node is stopping or a user asked.
+    Suspend(oneshot::Sender<Result<(), BranchError>>),
+}
+
+/// How many sessions a branch has, and the event that one ended.
+#[derive(Default)]
+pub(super) struct Sessions {
+    pub count: AtomicUsize,
+    ended: Notify,
+}
+
+impl Sessions {
+    pub(super) fn end(&self) {
+        self.count.fetch_sub(1, Ordering::AcqRel);
+        self.ended.notify_one();
+    }
+}
+
+/// The other end of a branch's task.
+#[derive(Clone)]
+pub(super) struct TaskHandle {
+    pub messages: mpsc::Sender<Message>,
+    pub status: watch::Receiver<Status>,
+    pub sessions: Arc<Sessions>,
+}
+
+enum State {
+    Asleep,
+    Awake(Box<Up>),
+    Down(Box<Down>),
+}
+
+struct Task {
+    shared: Arc<Shared>,
+    branch: BranchRef,
+    idle_timeout: Duration,
+    sessions: Arc<Sessions>,
+    status: watch::Sender<Status>,
+    idle_since: Instant,
+    restarts: u32,
+}
+
+/// Starts the task of a branch. With `held`, the branch was left on this node's disk by a daemon that was killed.
+pub(super) fn spawn(shared: Arc<Shared>, branch: BranchRef, idle_timeout: Duration, held: Option<Held>) -> TaskHandle {
+    let (messages, receiver) = mpsc::channel(QUEUE);
+    let (status, watched) = watch::channel(Status::Asleep);
+    let sessions = Arc::new(Sessions::default());
+    let task = Task {
+        shared,
+        branch,
+        idle_timeout,
+        sessions: sessions.clone(),
+        status,
+        idle_since: Instant::now(),
+        restarts: 0,
+    };
+    tokio::spawn(task.run(receiver, held));
+    TaskHandle { messages, status: watched, sessions }
+}
+
+impl Task {
+    async fn run(mut self, mut messages: mpsc::Receiver<Message>, held: Option<Held>) {
+        let mut state = match held {
+            Some(held) => self.adopt(held).await,
+            None => State::Asleep,
+        };
+        loop {
+            let idle_left = self.idle_timeout.saturating_sub(self.idle_since.elapsed());
+            let has_sessions = self.sessions.count.load(Ordering::Acquire) > 0;
+            let may_sleep = !has_sessions && !matches!(state, State::Asleep);
+            let sessions = self.sessions.clone();
+            tokio::select! {
+                message = messages.recv() => match message {
+                    Some(Message::Open(reply)) => state = self.open(state, reply).await,
+                    Some(Message::Suspend(reply)) => {
+                        let (next, outcome) = self.suspend(state).await;
+                        state = next;
+                        // A caller that went away does not care.
+                        let _ = reply.send(outcome);
+                    }
+                    None => return,
+                },
+                exit = ended(&mut state) => {
+                    tracing::error!(branch = %self.branch, exit, "a compute died");
+                    state = self.recover(state).await;
+                }
+                () = sessions.ended.notified() => self.idle_since = Instant::now(),
+                () = tokio::time::sleep(idle_left), if may_sleep => {
+                    // A session that ended meanwhile has reset the clock: its event may still be in the queue.
+                    let (next, _) = self.suspend(state).await;
+                    state = next;
+                    self.idle_since = Instant::now();
+                }
+            }
+        }
+    }
+
+    async fn adopt(&self, held: Held) -> State {
+        match provision::recover_down(&self.shared, &self.branch, held).await {
+            Ok(down) => {
+                self.announce(Status::Down { own_pages: down.volume.own_pages() });
+                State::Down(Box::new(down))
+            }
+            Err(error) => {
+                tracing::error!(branch = %self.branch, %error, "what a killed daemon left cannot be opened; the next connect tries again");
+                State::Asleep
+            }
+        }
+    }
+
+    async fn open(&mut self, state: State, reply: oneshot::Sender<Result<Session, BranchError>>) -> State {
+        let (state, outcome) = match state {
+            State::Awake(up) => (State::Awake(up), Ok(())),
+            State::Asleep => {
+                self.announce(Status::Waking);
+                match provision::bring_up(&self.shared, &self.branch).await {
+                    Ok(up) => (State::Awake(Box::new(up)), Ok(())),
+                    Err(e) => (State::Asleep, Err(e)),
+                }
+            }
+            State::Down(down) => self.start_again(down).await,
+        };
+        self.announce_state(&state);
+        self.idle_since = Instant::now();
+        let session = match (&state, outcome) {
+            (State::Awake(up), Ok(())) => Ok(self.session(up)),
+            (_, Err(e)) => Err(e),
+            (_, Ok(())) => Err(BranchError::Start { branch: self.branch.to_string(), reason: "it went down again".into() }),
+        };
+        // A client that went away: its session ends as it is dropped.
+        let _ = reply.send(session);
+        state
+    }
+
+    fn session(&self, up: &Up) -> Session {
+        self.sessions.count.fetch_add(1, Ordering::AcqRel);
+        Session::new(up.awake.compute.socket().to_owned(), self.sessions.clone())
+    }
+
+    async fn start_again(&mut self, down: Box<Down>) -> (State, Result<(), BranchError>) {
+        let started = Instant::now();
+        self.announce(Status::Waking);
+        match provision::start_again(*down).await {
+            Ok(up) => {
+                self.restarts = 0;
+                tracing::info!(branch = %self.branch, how = "recovered", millis = started.elapsed().as_millis(), "branch awake");
+                (State::Awake(Box::new(up)), Ok(()))
+            }
+            Err((down, error)) => {
+                tracing::error!(branch = %self.branch, %error, "a branch cannot be started again; its data stays on this node");
+                (State::Down(down), Err(error.of_branch(&self.branch)))
+            }
+        }
+    }
+
+    /// The server died under its sessions. They end by themselves; the branch is brought back.
+    async fn recover(&mut self, state: State) -> State {
+        let State::Awake(up) = state else { return state };
+        let down = match suspend::take_down(*up).await {
+            Ok((down, _)) => Box::new(down),
+            Err(error) => {
+                tracing::error!(branch = %self.branch, %error, "cannot take down what is left of a compute; the next connect resumes it");
+                self.announce(Status::Asleep);
+                return State::Asleep;
+            }
+        };
+        self.restarts += 1;
+        if self.restarts > RESTARTS {
+            self.announce(Status::Down { own_pages: down.volume.own_pages() });
+            return State::Down(down);
+        }
+        let (state, _) = self.start_again(down).await;
+        self.announce_state(&state);
+        state
+    }
+
+    async fn suspend(&mut self, state: State) -> (State, Result<(), BranchError>) {
+        self.announce(Status::Suspending);
+        let (state, outcome) = match self.try_suspend(state).await {
+            Ok(()) => (State::Asleep, Ok(())),
+            Err((state, error)) => {
+                tracing::error!(branch = %self.branch, %error, "a branch cannot be suspended; its data stays on this node");
+                (state, Err(error.of_branch(&self.branch)))
+            }
+        };
+        self.announce_state(&state);
+        (state, outcome)
+    }
+
+    async fn try_suspend(&mut self, state: State) -> Result<(), (State, LifecycleError)> {
+        let up = match state {
+            State::Asleep => return Ok(()),
+            State::Awake(up) => up,
+            // Only a clean stop leaves data files that need no WAL: recover first.
+            State::Down(down) => match provision::start_again(*down).await {
+                Ok(up) => Box::new(up),
+                Err((down, error)) => return Err((State::Down(down), error)),
+            },
+        };
+        let recorded = match suspend::record(&up).await {
+            Ok(recorded) => recorded,
+            Err(error) => return Err((State::Awake(up), error)),
+        };
+        let (down, clean) = suspend::take_down(*up).await.map_err(|error| (State::Asleep, error))?;
+        if !clean {
+            let error = LifecycleError::Other("its compute did not stop cleanly".into());
+            return Err((State::Down(Box::new(down)), error));
+        }
+        match suspend::upload(&self.shared, &self.branch, &down, recorded).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err((State::Down(Box::new(down)), error)),
+        }
+    }
+
+    fn announce_state(&self, state: &State) {
+        self.announce(match state {
+            State::Asleep => Status::Asleep,
+            State::Down(down) => Status::Down { own_pages: down.volume.own_pages() },
+            State::Awake(up) => Status::Awake(super::AwakeStatus {
+                socket: up.awake.compute.socket().to_owned(),
+                superuser: up.base.manifest.cluster.superuser.clone(),
+                database: maintenance_database(up),
+                volume: Arc::downgrade(up.awake.volume()),
+                stored_bytes: up.held.head.own_bytes,
+            }),
+        });
+    }
+
+    fn announce(&self, status: Status) {
+        self.status.send_replace(status);
+    }
+}
+
+/// The database that Offshoot asks its own questions in.
+fn maintenance_database(up: &Up) -> String {
+    let databases = &up.base.manifest.cluster.databases;
+    let usable = |name: &str| databases.iter().any(|database| database.name == name && database.allow_connections);
+    if usable("postgres") { "postgres".to_owned() } else { "template1".to_owned() }
+}
+
+/// Resolves with a description when the compute ends by itself; never while there is none.
+async fn ended(state: &mut State) -> String {
+    match state {
+        State::Awake(up) => up.awake.compute.ended().await.description,
+        _ => std::future::pending().await,
+    }
+}
