@@ -29,6 +29,9 @@ use tracing::{Span, debug, info, warn};
 /// Most bytes taken from a client while its branch is opened. A client waits for the compute's word before it sends more than this.
 const EARLY_MAX: usize = 4 << 10;
 
+/// Longest time from connecting to a compute to its first `ReadyForQuery`; login event triggers run in it.
+const ENTER_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Longest time for a client that will be refused to say what it wants.
 pub(super) const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -93,10 +96,9 @@ impl<U: Upstream> Doorway<U> {
 
     /// [`Doorway::admit`], for as long as a handshake may take.
     async fn admit_in_time(&self, client: &mut ClientStream) -> Result<Option<Admitted>, HandshakeError> {
-        let too_late = io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long");
         tokio::select! {
             admitted = self.admit(client) => admitted,
-            () = tokio::time::sleep(self.handshake_timeout) => Err(too_late.into()),
+            () = tokio::time::sleep(self.handshake_timeout) => Err(Refusal::HandshakeTimeout.into()),
             () = self.reached(Phase::Draining, REFUSAL_TIMEOUT) => Err(Refusal::Stopping.into()),
         }
     }
@@ -141,8 +143,11 @@ impl<U: Upstream> Doorway<U> {
         let authenticated = Instant::now();
         let (session, early) = self.open_session(client, branch).await?;
         let opened = authenticated.elapsed();
-        let reception = Box::pin(enter(client, session.socket(), login, branch, &self.cancel_keys)).await?;
-        let mut backend = match reception {
+        let entering = Box::pin(enter(client, session.socket(), login, branch, &self.cancel_keys));
+        let reception = tokio::time::timeout(ENTER_TIMEOUT, entering).await.map_err(|_| {
+            Refusal::ComputeUnreachable { branch: branch.to_string(), reason: "it did not answer in time".to_owned() }
+        })?;
+        let mut backend = match reception? {
             Reception::Ready(backend) => backend,
             Reception::Refused { last_words, reason } => {
                 warn!(reason, "refused by the compute");
@@ -203,7 +208,6 @@ async fn part_in_anger(client: ClientStream, error: HandshakeError) {
             warn!(sqlstate = refusal.sqlstate(), reason = refusal.reason(), "client refused");
             client.part_with(&refusal.response()).await;
         }
-        HandshakeError::Client(error) if error.kind() == io::ErrorKind::TimedOut => warn!(%error, "client refused"),
         // As common as a password prompt or a port check.
         HandshakeError::Client(error) => debug!(%error, "client went away"),
     }

@@ -51,7 +51,7 @@ impl Postgres {
             .args(["-A", "trust", "-U", "postgres", "--no-sync", "--locale=C", "-E", "UTF8", "-D"])
             .arg(&data)
             .output()
-            .expect("initdb runs");
+            .expect("PostgreSQL 15 in /usr/lib/postgresql/15: apt-get install postgresql-15");
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
         let process = postgres_command("postgres")
             .arg("-D")
@@ -149,6 +149,8 @@ pub(super) struct TestUpstream {
     pub opening: Duration,
     pub opening_fails: Option<BranchError>,
     pub opens: Arc<AtomicUsize>,
+    /// Branches that are being opened right now.
+    pub in_opening: Arc<AtomicUsize>,
     pub awake: Arc<AtomicUsize>,
 }
 
@@ -160,6 +162,7 @@ impl TestUpstream {
             opening: Duration::ZERO,
             opening_fails: None,
             opens: Arc::default(),
+            in_opening: Arc::default(),
             awake: Arc::default(),
         }
     }
@@ -167,7 +170,23 @@ impl TestUpstream {
 
 pub(super) struct TestSession {
     socket: PathBuf,
-    awake: Arc<AtomicUsize>,
+    _awake: Counted,
+}
+
+/// One more in a counter, for as long as it lives.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(counter: &Arc<AtomicUsize>) -> Counted {
+        counter.fetch_add(1, Ordering::SeqCst);
+        Counted(counter.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Upstream for TestUpstream {
@@ -187,24 +206,19 @@ impl Upstream for TestUpstream {
 
     async fn open_session(&self, _branch: &BranchRef) -> Result<TestSession, BranchError> {
         self.opens.fetch_add(1, Ordering::SeqCst);
+        let opening = Counted::new(&self.in_opening);
         tokio::time::sleep(self.opening).await;
+        drop(opening);
         if let Some(error) = &self.opening_fails {
             return Err(error.clone());
         }
-        self.awake.fetch_add(1, Ordering::SeqCst);
-        Ok(TestSession { socket: self.socket.clone(), awake: self.awake.clone() })
+        Ok(TestSession { socket: self.socket.clone(), _awake: Counted::new(&self.awake) })
     }
 }
 
 impl Awake for TestSession {
     fn socket(&self) -> &Path {
         &self.socket
-    }
-}
-
-impl Drop for TestSession {
-    fn drop(&mut self) {
-        self.awake.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

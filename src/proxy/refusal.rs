@@ -3,7 +3,7 @@
 //! The names of projects and databases are not secret here, so that a client may learn them before it has authenticated;
 //! everything about roles is: each failed login reads the same ([`Refusal::Password`]), and only the log has its reason.
 
-use super::message::put_fatal_error;
+use super::message::{NEWEST_MINOR, put_fatal_error};
 use crate::branch::BranchError;
 use crate::model::NameError;
 use bytes::BytesMut;
@@ -30,7 +30,7 @@ pub(super) enum LoginFailure {
 pub(super) enum Refusal {
     #[error("{0}")]
     Protocol(&'static str),
-    #[error("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.2")]
+    #[error("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.{NEWEST_MINOR}")]
     Version { major: u16, minor: u16 },
     #[error("no PostgreSQL user name specified in startup packet")]
     NoUser,
@@ -38,6 +38,8 @@ pub(super) enum Refusal {
     Encoding(&'static str),
     #[error("this server accepts encrypted connections only")]
     TlsRequired,
+    #[error("canceling authentication due to timeout")]
+    HandshakeTimeout,
     #[error("too many clients are logging in")]
     TooManyHandshakes,
     #[error("{0}")]
@@ -85,6 +87,8 @@ impl Refusal {
             Refusal::Version { .. } => "0A000",
             Refusal::NoUser | Refusal::TlsRequired => "28000",
             Refusal::Encoding(_) => "22021",
+            // As Postgres has it for `authentication_timeout`.
+            Refusal::HandshakeTimeout => "57014",
             Refusal::TooManyHandshakes => "53300",
             Refusal::Name(NameError::NoBranch(_)) => "3D000",
             Refusal::Name(_) => "42602",
@@ -100,6 +104,7 @@ impl Refusal {
         match self {
             Refusal::Protocol(_) | Refusal::Version { .. } | Refusal::NoUser | Refusal::Encoding(_) => None,
             Refusal::TlsRequired => Some("connect with sslmode=require".to_owned()),
+            Refusal::HandshakeTimeout => Some("try again in a moment, or raise server.handshake_timeout".to_owned()),
             Refusal::TooManyHandshakes => Some("try again in a moment, or raise server.max_handshakes".to_owned()),
             Refusal::Name(NameError::NoBranch(database)) => Some(format!("connect to \"{database}@NAME\"")),
             Refusal::Name(_) => Some("write the database as database@branch, for instance \"shop@pr-1\"".to_owned()),

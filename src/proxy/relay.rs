@@ -108,17 +108,18 @@ struct Quiet {
 
 impl Relay<'_> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<RelayEnd> {
-        if !self.compute_deaf
-            && let Poll::Ready(end) = self.poll_to_compute(cx)
-        {
-            return Poll::Ready(end);
-        }
+        // Answers first: an error of the compute must not wait behind a client that goes on sending.
         let observe = |bytes: &[u8]| self.scanner.advance(bytes);
         match self.to_client.poll(cx, self.compute, self.client, observe) {
             Poll::Ready(Err(FlowError::Sink(error))) => return Poll::Ready(RelayEnd::ClientLost(error)),
             // A compute that was killed resets its sockets: the same as closing them.
             Poll::Ready(Ok(()) | Err(FlowError::Source(_))) => return Poll::Ready(self.compute_closed()),
             Poll::Pending => {}
+        }
+        if !self.compute_deaf
+            && let Poll::Ready(end) = self.poll_to_compute(cx)
+        {
+            return Poll::Ready(end);
         }
         self.poll_quiet(cx);
         Poll::Pending
@@ -277,5 +278,23 @@ impl Flow {
         self.filled = length == self.buffer.len();
         self.source_ended = length == 0;
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn buffers_grow_with_the_load_and_come_back() {
+        let data: Vec<u8> = (0..1_000_000).map(|at| (at % 251) as u8).collect();
+        let (mut source, mut sink) = (data.as_slice(), Vec::new());
+        let mut flow = Flow::new(Vec::new());
+        let mut pieces = Vec::new();
+        let moved = poll_fn(|cx| flow.poll(cx, &mut source, &mut sink, |bytes| pieces.push(bytes.len()))).await;
+        assert!(moved.is_ok() && sink == data);
+        assert_eq!(pieces[..4], [4 << 10, 16 << 10, 64 << 10, 64 << 10]);
+        assert!(flow.is_grown() && flow.shrink());
+        assert_eq!(flow.buffer.len(), BUFFER_START);
     }
 }

@@ -153,7 +153,7 @@ async fn garbage_of_any_kind_leaves_the_proxy_standing() {
         let mut garbage = vec![0; (entropy.bits() % 64) as usize];
         entropy.fill(&mut garbage);
         // Half of them with a length that fits.
-        if garbage.len() > 8 && entropy.bits() % 2 == 0 {
+        if garbage.len() > 8 && entropy.bits().is_multiple_of(2) {
             let length = garbage.len() as u32;
             garbage[..4].copy_from_slice(&length.to_be_bytes());
             garbage[4..8].copy_from_slice(&[0, 3, 0, 0]);

@@ -3,11 +3,11 @@
 use crate::model::Secret;
 use crate::proxy::fixture::{Postgres, RunningProxy, TestUpstream, printed};
 use crate::proxy::message;
+use crate::proxy::tests::raw_client::RawClient;
 use crate::settings::{ProjectSettings, ServerSettings, UserSettings};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::BytesMut;
-use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -39,32 +39,15 @@ async fn a_password_opens_its_role_and_no_other() {
 
 /// The shape of a whole failed login: type and length of each message, and what is not random in them.
 async fn failed_login(proxy: &RunningProxy, user: &str) -> (Vec<(u8, usize)>, String) {
-    let mut client = TcpStream::connect(proxy.address).await.expect("connected");
-    let mut packet = BytesMut::new();
-    message::put_startup(&mut packet, &[(b"user", user.as_bytes()), (b"database", b"shop@b")]);
-    client.write_all(&packet).await.expect("sent");
-    let mut scram = ScramSha256::new(b"wrong", ChannelBinding::unsupported());
-    let mut shape = Vec::new();
-    let mut next = async |client: &mut TcpStream| {
-        let (kind, body) = message::read_message(client, 1000).await.expect("answered");
-        shape.push((kind, body.len()));
-        body
-    };
-    next(&mut client).await;
-    let first = [b"SCRAM-SHA-256\0", &(scram.message().len() as u32).to_be_bytes()[..], scram.message()].concat();
-    client.write_all(&password_message(&first)).await.expect("sent");
-    let challenge = next(&mut client).await[4..].to_vec();
-    scram.update(&challenge).expect("a valid challenge");
-    client.write_all(&password_message(scram.message())).await.expect("sent");
-    let error = next(&mut client).await;
-    assert_eq!(client.read(&mut [0]).await.expect("closed"), 0);
-    let salt = String::from_utf8(challenge).expect("ASCII").split_once(",s=").expect("a salt").1.to_owned();
-    assert!(String::from_utf8_lossy(&error).contains("C28P01"));
-    (shape, salt)
-}
-
-fn password_message(body: &[u8]) -> Vec<u8> {
-    [&b"p"[..], &(body.len() as u32 + 4).to_be_bytes(), body].concat()
+    let mut client = RawClient::connect(proxy).await;
+    client.start(0, user, "shop@b").await;
+    client.prove("wrong").await;
+    let (kind, error) = client.read().await;
+    assert!(kind == b'E' && String::from_utf8_lossy(&error).contains("C28P01"));
+    assert_eq!(client.tcp.read(&mut [0]).await.expect("closed"), 0);
+    let challenge = String::from_utf8_lossy(&client.received[1].1).into_owned();
+    let salt = challenge.split_once(",s=").expect("a salt").1.to_owned();
+    (client.received.iter().map(|(kind, body)| (*kind, body.len())).collect(), salt)
 }
 
 #[tokio::test]

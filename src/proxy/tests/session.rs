@@ -2,12 +2,14 @@
 
 use crate::branch::BranchError;
 use crate::proxy::fixture::{Postgres, RunningProxy, TestUpstream, eventually, printed};
+use crate::proxy::tests::raw_client::{RawClient, message};
 use crate::settings::ServerSettings;
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use sha2::{Digest, Sha256};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
 
@@ -94,6 +96,48 @@ async fn a_cancel_request_stops_its_own_query_only() {
 }
 
 #[tokio::test]
+async fn a_client_of_a_newer_protocol_cancels_with_a_longer_key() {
+    let postgres = Postgres::start().await;
+    let proxy = RunningProxy::start(postgres.upstream()).await;
+    let mut client = RawClient::connect(&proxy).await;
+    client.start(2, "ann", "shop@b").await;
+    client.prove("ann").await;
+    let key = client.read_until(b'K').await;
+    assert_eq!(key.len(), 4 + 32);
+    client.read_until(b'Z').await;
+    client.send(&message(b'Q', b"SELECT pg_sleep(30)\0")).await;
+
+    let cancel = async |key: &[u8]| {
+        let mut canceler = RawClient::connect(&proxy).await;
+        canceler.send(&[&(8 + key.len() as u32).to_be_bytes()[..], &[4, 210, 22, 46], key].concat()).await;
+        assert_eq!(canceler.tcp.read(&mut [0]).await.expect("closed"), 0);
+    };
+    cancel(&key[..8]).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let begun = Instant::now();
+    cancel(&key).await;
+    let error = client.read_until(b'E').await;
+    assert!(String::from_utf8_lossy(&error).contains("C57014"));
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn a_client_that_only_stops_sending_gets_its_answer() {
+    let postgres = Postgres::start().await;
+    let proxy = RunningProxy::start(postgres.upstream()).await;
+    let mut client = RawClient::connect(&proxy).await;
+    client.start(0, "ann", "shop@b").await;
+    client.prove("ann").await;
+    client.read_until(b'Z').await;
+    client.send(&message(b'Q', b"SELECT pg_sleep(0.3), 'the answer'\0")).await;
+    client.tcp.shutdown().await.expect("shut");
+    let row = client.read_until(b'D').await;
+    assert!(row.ends_with(b"the answer"));
+    client.read_until(b'Z').await;
+    assert_eq!(client.tcp.read(&mut [0]).await.expect("closed"), 0);
+}
+
+#[tokio::test]
 async fn psql_cancels_with_an_interrupt() {
     let postgres = Postgres::start().await;
     let proxy = RunningProxy::start(postgres.upstream()).await;
@@ -157,11 +201,26 @@ async fn a_client_that_leaves_ends_its_session() {
 async fn a_client_that_leaves_while_its_branch_opens_is_not_waited_for() {
     let postgres = Postgres::start().await;
     let upstream = TestUpstream { opening: Duration::from_secs(60), ..postgres.upstream() };
-    let mut proxy = RunningProxy::with(upstream.clone(), ServerSettings::default(), &[], Duration::from_secs(60)).await;
+    let proxy = RunningProxy::start(upstream.clone()).await;
     let config = proxy.config("ann", "ann", "shop@b");
-    assert!(tokio::time::timeout(Duration::from_millis(500), config.connect(NoTls)).await.is_err());
-    assert_eq!(upstream.opens.load(Ordering::SeqCst), 1);
+    let connecting = tokio::spawn(async move { config.connect(NoTls).await.map(|_| ()) });
+    eventually("the branch opens", async || upstream.in_opening.load(Ordering::SeqCst) == 1).await;
+    connecting.abort();
+    eventually("nobody waits for it", async || upstream.in_opening.load(Ordering::SeqCst) == 0).await;
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_branches_that_open() {
+    let postgres = Postgres::start().await;
+    let upstream = TestUpstream { opening: Duration::from_secs(60), ..postgres.upstream() };
+    let grace = Duration::from_secs(60);
+    let mut proxy = RunningProxy::with(upstream.clone(), ServerSettings::default(), &[], grace).await;
+    let config = proxy.config("ann", "ann", "shop@b");
+    let connecting = tokio::spawn(async move { config.connect(NoTls).await.map(|_| ()) });
+    eventually("the branch opens", async || upstream.in_opening.load(Ordering::SeqCst) == 1).await;
     proxy.stop();
+    let refused = connecting.await.expect("no panic").expect_err("it is stopping");
+    assert_eq!(refused.code().map(SqlState::code), Some("57P03"));
     proxy.ended().await;
 }
 
