@@ -1,0 +1,137 @@
+//! Entering a compute: its unix socket, its startup, and the first `ReadyForQuery`.
+//!
+//! The compute trusts its socket, so that it answers with `AuthenticationOk`, its parameters and its key at once. All of it goes
+//! to the client as it is, but for the key, which is replaced ([`super::cancel`]).
+
+use super::cancel::{CancelKey, CancelKeys, ComputeKey};
+use super::message::{LONG_CANCEL_KEYS_MINOR, put_backend_key};
+use super::negotiation::HandshakeError;
+use super::refusal::Refusal;
+use super::scanner::MessageScanner;
+use super::startup::Login;
+use super::stream::ClientStream;
+use crate::model::BranchRef;
+use bytes::{Buf, BytesMut};
+use std::io;
+use std::path::Path;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+/// Longest message of a compute's startup. Notices of login event triggers have room; bounded, as it is held in memory.
+const STARTUP_MESSAGE_MAX: usize = 1 << 20;
+
+/// A compute that is ready for queries.
+pub(super) struct Backend {
+    pub stream: UnixStream,
+    /// Has seen everything that went to the client after the first `ReadyForQuery`.
+    pub scanner: MessageScanner,
+    /// The backend's own process id, for the log.
+    pub pid: i32,
+    /// Void once this is dropped.
+    _cancel_key: Option<CancelKey>,
+}
+
+/// How a compute received a client.
+pub(super) enum Reception {
+    Ready(Backend),
+    /// It turned the client away; its `ErrorResponse`, and the same for the log.
+    Refused {
+        last_words: BytesMut,
+        reason: String,
+    },
+}
+
+/// Starts a backend for `login` and forwards what it says up to its first `ReadyForQuery`.
+pub(super) async fn enter(
+    client: &mut ClientStream,
+    socket: &Path,
+    login: &Login,
+    branch: &BranchRef,
+    keys: &CancelKeys,
+) -> Result<Reception, HandshakeError> {
+    let unreachable = |error: io::Error| unreachable(branch, &error.to_string());
+    let mut stream = UnixStream::connect(socket).await.map_err(unreachable)?;
+    stream.write_all(&login.compute_startup()).await.map_err(unreachable)?;
+    let mut incoming = BytesMut::with_capacity(4096);
+    let mut outgoing = BytesMut::with_capacity(4096);
+    let (mut pid, mut cancel_key) = (0, None);
+    loop {
+        if stream.read_buf(&mut incoming).await.map_err(unreachable)? == 0 {
+            return Err(unreachable(io::ErrorKind::UnexpectedEof.into()).into());
+        }
+        while let Some(message) = take_message(&mut incoming, branch)? {
+            match (message[0], &message[5..]) {
+                (b'R', [0, 0, 0, 0]) => outgoing.extend_from_slice(&message),
+                (b'R', _) => return Err(self::unreachable(branch, "it does not trust its own socket").into()),
+                (b'K', [a, b, c, d, secret @ ..]) => {
+                    pid = i32::from_be_bytes([*a, *b, *c, *d]);
+                    let real = ComputeKey { socket: socket.to_owned(), pid, secret: secret.to_vec() };
+                    let key = keys.issue(real, login.minor >= LONG_CANCEL_KEYS_MINOR);
+                    put_backend_key(&mut outgoing, key.pid, &key.secret);
+                    cancel_key = Some(key);
+                }
+                (b'E', fields) => {
+                    let reason = describe_error(fields);
+                    outgoing.extend_from_slice(&message);
+                    return Ok(Reception::Refused { last_words: outgoing, reason });
+                }
+                (b'Z', _) => {
+                    let mut scanner = MessageScanner::new();
+                    for piece in [&message, &incoming] {
+                        scanner.advance(piece);
+                        outgoing.extend_from_slice(piece);
+                    }
+                    client.send(&outgoing).await?;
+                    return Ok(Reception::Ready(Backend { stream, scanner, pid, _cancel_key: cancel_key }));
+                }
+                _ => outgoing.extend_from_slice(&message),
+            }
+        }
+        client.send(&outgoing).await?;
+        outgoing.clear();
+    }
+}
+
+/// Takes the first message off `incoming` once it is whole, header included.
+fn take_message(incoming: &mut BytesMut, branch: &BranchRef) -> Result<Option<BytesMut>, Refusal> {
+    let Some(length) = incoming.get(1..5).map(|mut length| length.get_u32() as usize) else { return Ok(None) };
+    if !(4..=STARTUP_MESSAGE_MAX).contains(&length) {
+        return Err(unreachable(branch, "it sent a message of an impossible length"));
+    }
+    Ok((incoming.len() > length).then(|| incoming.split_to(1 + length)))
+}
+
+fn unreachable(branch: &BranchRef, reason: &str) -> Refusal {
+    Refusal::ComputeUnreachable { branch: branch.to_string(), reason: reason.to_owned() }
+}
+
+/// SQLSTATE and message of an `ErrorResponse` (PostgreSQL manual, "Error and Notice Message Fields").
+fn describe_error(fields: &[u8]) -> String {
+    let field = |kind: u8| {
+        let field = fields.split(|byte| *byte == 0).find(|field| field.first() == Some(&kind));
+        field.map(|field| String::from_utf8_lossy(&field[1..]).into_owned()).unwrap_or_default()
+    };
+    format!("{} {}", field(b'C'), field(b'M'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_taken_only_whole() {
+        let branch: BranchRef = "shop@b".parse().expect("valid");
+        let mut incoming = BytesMut::from(&b"Z\0\0\0\x05"[..]);
+        assert!(matches!(take_message(&mut incoming, &branch), Ok(None)));
+        incoming.extend_from_slice(b"IN");
+        assert_eq!(take_message(&mut incoming, &branch).ok().flatten().as_deref(), Some(&b"Z\0\0\0\x05I"[..]));
+        assert_eq!(&incoming[..], b"N");
+        let mut endless = BytesMut::from(&b"D\xff\xff\xff\xff"[..]);
+        assert!(take_message(&mut endless, &branch).is_err());
+    }
+
+    #[test]
+    fn an_error_is_described_by_code_and_message() {
+        assert_eq!(describe_error(b"SFATAL\0C3D000\0Mno such database\0\0"), "3D000 no such database");
+    }
+}
