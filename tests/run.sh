@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Runs every test; arguments go to `cargo nextest run`. What cannot run here for want of a program is left out by name,
+# announced before and after, and counted as skipped in the closing line. Run from anywhere.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source tests/environment.sh
+
+filter='all()'
+left_out=()
+if [ -z "$(postgres18)" ]; then
+    filter="$filter - test(/postgres_18/)"
+    left_out+=('everything on PostgreSQL 18: its binaries could not be installed (see `make setup`)')
+fi
+announce() {
+    for what in "${left_out[@]}"; do printf '\n*** NOT TESTED: %s ***\n\n' "$what" >&2; done
+}
+
+announce
+trap announce EXIT
+cargo nextest run --locked -E "$filter" "$@"
