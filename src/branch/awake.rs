@@ -9,7 +9,7 @@ use crate::filesystem::Mount;
 use crate::pageserver::{LINKED_FOLDERS, Volume};
 use crate::settings::ComputeSettings;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What every start on this node has in common.
@@ -56,19 +56,24 @@ impl Mounted {
         Ok(Mounted { mount, volume })
     }
 
-    /// Starts the compute on it. When that fails, the mount is gone and the volume comes back with the error.
-    pub(crate) async fn start(self, ground: &Ground, place: &Place) -> Result<Awake, (Arc<Volume>, LifecycleError)> {
-        let launch = Launch {
+    /// What a compute on it is started with.
+    pub(crate) fn launch<'a>(&self, ground: &'a Ground, data_dir: &'a Path, run_dir: &'a Path) -> Launch<'a> {
+        Launch {
             settings: &ground.settings,
             installation: &ground.installation,
             identity: ground.identity,
-            data_dir: &place.mount(),
-            run_dir: &place.run(),
+            data_dir,
+            run_dir,
             source_settings: &ground.source_settings,
             parameters: &ground.parameters,
             pid_file: self.volume.pid_file(),
-        };
-        match Compute::start(launch).await {
+        }
+    }
+
+    /// Starts the compute on it. When that fails, the mount is gone and the volume comes back with the error.
+    pub(crate) async fn start(self, ground: &Ground, place: &Place) -> Result<Awake, (Arc<Volume>, LifecycleError)> {
+        let (data_dir, run_dir) = (place.mount(), place.run());
+        match Compute::start(self.launch(ground, &data_dir, &run_dir)).await {
             Ok(compute) => Ok(Awake { compute, mounted: self }),
             Err(error) => {
                 let volume = self.volume.clone();
@@ -94,11 +99,15 @@ impl Awake {
         &self.mounted.volume
     }
 
-    /// Stops the compute and unmounts.
-    pub(crate) async fn stop(mut self) -> Result<(Exit, Arc<Volume>), LifecycleError> {
+    /// Stops the compute; the mount stays.
+    pub(crate) async fn stop_compute(mut self) -> (Exit, Mounted) {
         let exit = self.compute.stop().await;
-        let Awake { compute, mounted } = self;
-        drop(compute);
+        (exit, self.mounted)
+    }
+
+    /// Stops the compute and unmounts.
+    pub(crate) async fn stop(self) -> Result<(Exit, Arc<Volume>), LifecycleError> {
+        let (exit, mounted) = self.stop_compute().await;
         Ok((exit, mounted.unmount().await?))
     }
 }

@@ -48,7 +48,7 @@ pub enum LifecycleError {
 }
 
 impl LifecycleError {
-    pub(super) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> LifecycleError {
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> LifecycleError {
         let what = what.into();
         move |source| LifecycleError::Io { what, source }
     }

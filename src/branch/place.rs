@@ -21,7 +21,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 /// The folder of all branches below `data_dir`.
-pub(super) fn branches(data_dir: &Path) -> PathBuf {
+pub(crate) fn branches(data_dir: &Path) -> PathBuf {
     data_dir.join("branch")
 }
 
@@ -138,7 +138,7 @@ impl Place {
 }
 
 /// Makes the folder of all branches and checks that the compute's user can reach it. Blocking.
-pub(super) fn prepare(data_dir: &Path, identity: Identity) -> Result<(), LifecycleError> {
+pub(crate) fn prepare(data_dir: &Path, identity: Identity) -> Result<(), LifecycleError> {
     let folder = branches(data_dir);
     fs::create_dir_all(&folder).map_err(LifecycleError::io(format!("cannot make server.data_dir {}", data_dir.display())))?;
     for path in [data_dir, &folder] {

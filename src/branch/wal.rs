@@ -15,7 +15,7 @@ use std::path::Path;
 const PAGE_HEADER: u64 = 40;
 
 /// Reads `global/pg_control` through the volume, without the mount.
-pub(crate) async fn control_file(volume: &Volume) -> Result<ControlFile, LifecycleError> {
+pub(super) async fn control_file(volume: &Volume) -> Result<ControlFile, LifecycleError> {
     let mut id = FileId::ROOT;
     for name in ["global", "pg_control"] {
         let listing = volume.listing(id).await?;
@@ -25,8 +25,22 @@ pub(crate) async fn control_file(volume: &Volume) -> Result<ControlFile, Lifecyc
     ControlFile::from_bytes(&bytes).ok_or_else(|| LifecycleError::Other("global/pg_control has an unknown format".to_owned()))
 }
 
+/// The segment that a start of the volume's own `pg_wal` needs, for a cluster that was stopped cleanly.
+pub(crate) async fn segment_of_volume(volume: &Volume) -> Result<WalSegment, LifecycleError> {
+    let control = control_file(volume).await?;
+    let mut id = FileId::ROOT;
+    for name in ["pg_wal", &control.checkpoint_wal_file()] {
+        let listing = volume.listing(id).await?;
+        id = volume.peek(id, name, &listing)?;
+    }
+    let bytes = volume.read(&*volume.file(id)?, control.redo_offset(), 4).await?;
+    let length = bytes.first_chunk().map(|length| u32::from_ne_bytes(*length));
+    let length = length.ok_or_else(|| LifecycleError::Other("the last checkpoint's WAL is cut short".to_owned()))?;
+    Ok(last_segment(&control, length))
+}
+
 /// The segment and how much of it counts, for a cluster that was stopped cleanly.
-pub(crate) fn last_segment(control: &ControlFile, record_length: u32) -> WalSegment {
+fn last_segment(control: &ControlFile, record_length: u32) -> WalSegment {
     // A record that crosses a page boundary has a header in between; records of a checkpoint are far below a page.
     let end = control.redo_offset() + u64::from(record_length) + PAGE_HEADER;
     let used = end.next_multiple_of(PAGE_SIZE as u64).min(control.wal_segment_size);
@@ -49,7 +63,7 @@ pub(super) fn trim(control: &ControlFile, wal: &Path) -> Result<WalSegment, Life
 }
 
 /// `xl_tot_len`, the first field of a record (`XLogRecord`, xlogrecord.h).
-pub(crate) fn record_length(file: &File, at: u64) -> std::io::Result<u32> {
+fn record_length(file: &File, at: u64) -> std::io::Result<u32> {
     let mut length = [0; 4];
     file.read_exact_at(&mut length, at)?;
     Ok(u32::from_ne_bytes(length))

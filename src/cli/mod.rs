@@ -125,7 +125,7 @@ fn known_project<'a>(settings: &'a Settings, project: &ProjectName) -> anyhow::R
 /// A table without borders that a terminal or `awk` can read.
 fn table(header: &[&str]) -> comfy_table::Table {
     let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::NOTHING).set_header(header);
+    table.load_style(comfy_table::presets::NOTHING).set_header(header);
     table
 }
 

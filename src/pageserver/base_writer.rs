@@ -47,6 +47,7 @@ pub struct BaseWriter {
 }
 
 /// A base whose pages are all in the store, but which nobody can branch yet: it is not consistent, and no manifest names it.
+#[derive(Clone, Debug)]
 pub struct StagedBase {
     pub project: ProjectName,
     pub id: BaseId,

@@ -444,8 +444,13 @@ impl Volume {
 
     /// Removes the pid file that a killed server left: the process it names may be another's by now. Before a mount.
     pub async fn remove_pid_file(&self) -> Result<(), PageError> {
+        self.remove_root_file(PID_FILE).await
+    }
+
+    /// Removes a file of the data directory's root, if it is there. Before a mount.
+    pub async fn remove_root_file(&self, name: &str) -> Result<(), PageError> {
         let listing = self.listing(FileId::ROOT).await?;
-        match self.remove(FileId::ROOT, PID_FILE, &listing, None) {
+        match self.remove(FileId::ROOT, name, &listing, None) {
             Err(PageError::Name(NameProblem::NotFound)) => Ok(()),
             outcome => outcome,
         }

@@ -127,7 +127,7 @@ fn branch_sqlstate(error: &BranchError) -> &'static str {
         BranchError::TooManyBranches { .. } => "53400",
         BranchError::HeldElsewhere { .. } => "55006",
         BranchError::Stopping => "57P03",
-        BranchError::Start { .. } => "58000",
+        BranchError::Start { .. } | BranchError::LocalDataLost { .. } => "58000",
         BranchError::Store { .. } => "58030",
     }
 }
@@ -150,6 +150,9 @@ fn branch_hint(error: &BranchError) -> Option<String> {
         }
         BranchError::HeldElsewhere { .. } => {
             "connect through the node that has it, or try again once the branch fell asleep there".to_owned()
+        }
+        BranchError::LocalDataLost { .. } => {
+            "restore the node's server.data_dir, or give the branch up and use another name".to_owned()
         }
         BranchError::Stopping => "connect again once the node is back".to_owned(),
         BranchError::Start { branch, .. } => {

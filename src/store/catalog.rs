@@ -144,8 +144,7 @@ impl Catalog {
 
     /// The heads of all branches of a project, by name.
     pub async fn branches(&self, project: &ProjectName) -> Result<Vec<BranchHead>, StoreError> {
-        let components = self.store.list_children(&keys::branches(project)).await?;
-        let branches = components.iter().filter_map(|component| keys::branch_of(project, component));
+        let branches = self.branch_names(project).await?;
         let mut reads = futures::stream::iter(branches)
             .map(|branch| async move { self.branch_head(&branch).await })
             .buffer_unordered(LIST_CONCURRENCY);
