@@ -1,7 +1,9 @@
-//! Proving who a client is: SCRAM-SHA-256 (RFC 5802, RFC 7677; PostgreSQL manual, "SASL Authentication"), or MD5 for roles whose verifier is one.
+//! Proving who a client is: SCRAM-SHA-256 (RFC 5802, RFC 7677; PostgreSQL manual, "SASL Authentication"), or MD5 for
+//! roles whose verifier is one.
 //!
-//! Ends with the server's last word of the exchange. `AuthenticationOk` is left to the compute, so that a client which was let in
-//! by the proxy still sees the compute's own refusals (no such database, no `CONNECT` privilege) as such.
+//! Ends with the server's last word of the exchange. `AuthenticationOk` is left to the compute, so that a client
+//! which was let in by the proxy still sees the compute's own refusals (no such database, no `CONNECT` privilege) as
+//! such.
 
 use super::credentials::Credential;
 use super::message::{put_md5_salt, put_sasl_continue, put_sasl_final, put_sasl_mechanism, read_message, take_text};
@@ -15,7 +17,8 @@ use pgwire::api::auth::sasl::scram::ScramServerAuth;
 use pgwire::error::PgWireError;
 use std::io;
 
-/// The one mechanism that is offered: channel binding would need the certificate that the client saw, and some stand behind another proxy.
+/// The one mechanism that is offered: channel binding would need the certificate that the client saw, and some stand
+/// behind another proxy.
 const MECHANISM: &str = "SCRAM-SHA-256";
 
 /// Most bytes of a client's answer: `PG_MAX_SASL_MESSAGE_LENGTH` of `sasl.h`.

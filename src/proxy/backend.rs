@@ -1,7 +1,7 @@
 //! Entering a compute: its unix socket, its startup, and the first `ReadyForQuery`.
 //!
-//! The compute trusts its socket, so that it answers with `AuthenticationOk`, its parameters and its key at once. All of it goes
-//! to the client as it is, but for the key, which is replaced ([`super::cancel`]).
+//! The compute trusts its socket, so that it answers with `AuthenticationOk`, its parameters and its key at once. All
+//! of it goes to the client as it is, but for the key, which is replaced ([`super::cancel`]).
 
 use super::cancel::{CancelKey, CancelKeys, ComputeKey};
 use super::message::{LONG_CANCEL_KEYS_MINOR, put_backend_key};

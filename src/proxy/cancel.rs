@@ -1,7 +1,8 @@
 //! Cancel keys of the proxy's own, and which compute's key each stands for.
 //!
-//! Process ids repeat across computes, and before protocol 3.2 a secret has 4 bytes: handed through, one client's key could hit
-//! another's query. So a client gets a random process id that no other session has, and a random secret; both end with the session.
+//! Process ids repeat across computes, and before protocol 3.2 a secret has 4 bytes: handed through, one client's key
+//! could hit another's query. So a client gets a random process id that no other session has, and a random secret;
+//! both end with the session.
 
 use super::message::put_cancel_request;
 use super::verifier::equal_in_constant_time;

@@ -26,7 +26,8 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_rustls::TlsAcceptor;
 use tracing::{Span, debug, info, warn};
 
-/// Most bytes taken from a client while its branch is opened. A client waits for the compute's word before it sends more than this.
+/// Most bytes taken from a client while its branch is opened. A client waits for the compute's word before it sends
+/// more than this.
 const EARLY_MAX: usize = 4 << 10;
 
 /// Longest time from connecting to a compute to its first `ReadyForQuery`; login event triggers run in it.
@@ -78,7 +79,7 @@ impl<U: Upstream> Doorway<U> {
                     Err(error) => Box::pin(part_in_anger(client, error)).await,
                 }
             }
-            Ok(None) => {}
+            Ok(None) => Box::pin(client.part_with(&[])).await,
             Err(error) => Box::pin(part_in_anger(client, error)).await,
         }
     }
@@ -103,7 +104,8 @@ impl<U: Upstream> Doorway<U> {
         }
     }
 
-    /// Everything up to and with authentication. Makes and starts nothing. `None` for a cancel request, which is done then.
+    /// Everything up to and with authentication. Makes and starts nothing. `None` for a cancel request, which is done
+    /// then.
     async fn admit(&self, client: &mut ClientStream) -> Result<Option<Admitted>, HandshakeError> {
         let packet = match negotiate(client, self.tls.as_ref()).await? {
             Request::Session(packet) => packet,
@@ -131,8 +133,8 @@ impl<U: Upstream> Doorway<U> {
         Ok(Some(Admitted { login, branch }))
     }
 
-    /// The session of an authenticated client. The compute's connection is closed before the branch's session ends. Returns
-    /// what is left to tell the client.
+    /// The session of an authenticated client. The compute's connection is closed before the branch's session ends.
+    /// Returns what is left to tell the client.
     async fn session(
         &self,
         client: &mut ClientStream,

@@ -1,8 +1,8 @@
 //! What a login is checked against: the role's own verifier, the config's for that role, or a decoy.
 //!
-//! A decoy stands in wherever a login cannot succeed (no such role, no password, …), so that the exchange looks and lasts like one
-//! with a wrong password. It is derived from a key of this process, hence the same at each attempt; only the owner of the key
-//! could tell its salt from a real one.
+//! A decoy stands in wherever a login cannot succeed (no such role, no password, …), so that the exchange looks and
+//! lasts like one with a wrong password. It is derived from a key of this process, hence the same at each attempt;
+//! only the owner of the key could tell its salt from a real one.
 
 use super::ProxyError;
 use super::refusal::LoginFailure;
@@ -46,8 +46,8 @@ impl Credentials {
         Ok(Credentials { users, decoy_key })
     }
 
-    /// What `user` must prove to enter `branch`, where `role` is the branch's role of that name. The config may give a role another
-    /// password; it can neither make a role nor lift what the role itself forbids.
+    /// What `user` must prove to enter `branch`, where `role` is the branch's role of that name. The config may give
+    /// a role another password; it can neither make a role nor lift what the role itself forbids.
     pub(super) fn for_login(&self, branch: &BranchRef, user: &str, role: Option<&Role>, now: UnixMs) -> Credential {
         match self.verifier(branch, user, role, now) {
             Ok(verifier) => Credential::Verifier(verifier),

@@ -126,7 +126,8 @@ fn postgres_command(program: &str) -> Command {
 }
 
 async fn read_roles(client: &Client) -> HashMap<String, Role> {
-    let query = "SELECT rolname::text, rolcanlogin, rolsuper, rolconnlimit, extract(epoch FROM rolvaliduntil)::bigint, rolpassword
+    let query = "SELECT rolname::text, rolcanlogin, rolsuper, rolconnlimit,
+                        extract(epoch FROM rolvaliduntil)::bigint, rolpassword
                  FROM pg_authid";
     let rows = client.query(query, &[]).await.expect("roles are read");
     let role = |row: tokio_postgres::Row| Role {

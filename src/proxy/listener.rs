@@ -1,7 +1,7 @@
 //! The listening socket: accepts, bounds the clients that are not yet authenticated, and drains.
 //!
-//! A client takes one of `max_handshakes` permits. Without one it is refused, politely while few are being refused and by closing
-//! its socket beyond that, so that a flood costs a bounded number of tasks.
+//! A client takes one of `max_handshakes` permits. Without one it is refused, politely while few are being refused
+//! and by closing its socket beyond that, so that a flood costs a bounded number of tasks.
 
 use super::cancel::CancelKeys;
 use super::connection::{Doorway, Phase};

@@ -1,7 +1,7 @@
 //! The few messages that the proxy writes or reads itself (PostgreSQL manual, "Message Formats").
 //!
-//! A message is a type byte, a big-endian 32-bit length that counts itself and the body, and the body. The packets that open a
-//! connection have no type byte. Integers are big-endian, strings end with a zero byte.
+//! A message is a type byte, a big-endian 32-bit length that counts itself and the body, and the body. The packets
+//! that open a connection have no type byte. Integers are big-endian, strings end with a zero byte.
 
 use bytes::{BufMut, BytesMut};
 use std::io;
@@ -79,8 +79,9 @@ pub(super) fn put_md5_salt(buffer: &mut BytesMut, salt: [u8; 4]) {
     });
 }
 
-/// `NegotiateProtocolVersion`: the version that will be spoken, as a whole version word (`SendNegotiateProtocolVersion` of
-/// Postgres; its manual mentions the minor number only), and the `_pq_.` options that are not known.
+/// `NegotiateProtocolVersion`: the version that will be spoken, as a whole version word
+/// (`SendNegotiateProtocolVersion` of Postgres; its manual mentions the minor number only), and the `_pq_.` options
+/// that are not known.
 pub(super) fn put_negotiated_version(buffer: &mut BytesMut, minor: u16, unknown_options: &[String]) {
     put_message(buffer, b'v', |body| {
         body.put_u32(protocol(minor));

@@ -3,13 +3,13 @@
 //! It stands between clients and the computes' unix sockets. One client goes through, in this order and in no other:
 //!
 //! ```text
-//! accept → negotiation (TLS, protocol version) → startup packet → resolve branch → role → SCRAM     unauthenticated, bounded
-//!        → open session (branch made or woken) → compute's own startup → relay                      authenticated
+//! accept → negotiation (TLS, version) → startup packet → resolve branch → role → SCRAM    unauthenticated, bounded
+//!        → open session (branch made or woken) → compute's own startup → relay                 authenticated
 //! ```
 //!
 //! Invariants:
-//! - Everything before authentication is bounded: in time (`handshake_timeout`), in number (`max_handshakes`), in bytes, and in
-//!   effect, as it makes no branch and starts no compute.
+//! - Everything before authentication is bounded: in time (`handshake_timeout`), in number (`max_handshakes`), in
+//!   bytes, and in effect, as it makes no branch and starts no compute.
 //! - After it, the proxy moves bytes. It reads backend message headers and nothing else.
 //! - A [`crate::branch::Session`] lives exactly as long as its connection to the compute.
 //! - No lock is held across an await, and the relay allocates nothing while bytes flow.
@@ -56,7 +56,7 @@ pub enum ProxyError {
     #[error("the certificate in {path} cannot be used: {reason}")]
     Certificate { path: PathBuf, reason: String },
     #[error(
-        "user {user} of project {project}: the verifier is neither SCRAM-SHA-256$… nor md5…; copy rolpassword from pg_authid"
+        "user {user} of project {project}: the verifier is neither SCRAM-SHA-256$… nor md5…; copy it from pg_authid"
     )]
     Verifier { project: String, user: String },
     #[error("the proxy could not prepare its credentials: {0}")]
@@ -85,8 +85,8 @@ impl Proxy {
         self.listener.local_addr()
     }
 
-    /// Serves clients until `stop`; then refuses new ones (57P03) and leaves those in a session `grace` to finish, after
-    /// which they are ended with 57P01. Returns when the last one is gone. Dropping it cuts every client off.
+    /// Serves clients until `stop`; then refuses new ones (57P03) and leaves those in a session `grace` to finish,
+    /// after which they are ended with 57P01. Returns when the last one is gone. Dropping it cuts every client off.
     pub async fn serve(self, stop: impl Future<Output = ()>, grace: Duration) {
         self.listener.serve(stop, grace).await;
     }

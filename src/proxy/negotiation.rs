@@ -1,7 +1,7 @@
 //! The packets before the startup packet: TLS, GSS encryption, cancel requests, and direct TLS.
 //!
-//! Every read takes exactly the bytes of one packet off the socket and none ahead of it, so that nothing sent in clear can end up
-//! behind a TLS handshake (CVE-2021-23214): it is fed to that handshake, which then fails.
+//! Every read takes exactly the bytes of one packet off the socket and none ahead of it, so that nothing sent in
+//! clear can end up behind a TLS handshake (CVE-2021-23214): it is fed to that handshake, which then fails.
 
 use super::message::{CANCEL_REQUEST_CODE, GSSENC_REQUEST_CODE, SSL_REQUEST_CODE};
 use super::refusal::Refusal;
@@ -11,7 +11,8 @@ use std::io;
 use tokio::io::AsyncReadExt;
 use tokio_rustls::TlsAcceptor;
 
-/// First byte of a TLS handshake record (RFC 8446, section 5.1). No startup packet starts with it: it would be 350 MB long.
+/// First byte of a TLS handshake record (RFC 8446, section 5.1). No startup packet starts with it: it would be 350 MB
+/// long.
 const TLS_HANDSHAKE_RECORD: u8 = 0x16;
 
 /// Bytes of a cancel key: at least 4, since 3.2 up to 256 (PostgreSQL manual, "CancelRequest").

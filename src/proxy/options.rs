@@ -1,7 +1,7 @@
 //! The startup parameter `options`: command-line switches, of which two are the proxy's own.
 //!
-//! `-c offshoot.branch=x`, `-coffshoot.branch=x` and `--offshoot.branch=x` (and the same for `offshoot.project`) are for tools that cannot
-//! spell `@`. They are taken out; the compute gets everything else, byte for byte.
+//! `-c offshoot.branch=x`, `-coffshoot.branch=x` and `--offshoot.branch=x` (and the same for `offshoot.project`) are
+//! for tools that cannot spell `@`. They are taken out; the compute gets everything else, byte for byte.
 //!
 //! Words end at white space; a backslash takes the next byte as it is (`pg_split_opts` in `postinit.c`). In a setting's
 //! name `-` stands for `_` (`ParseLongOption` in `guc.c`) and case does not matter.
@@ -14,7 +14,8 @@ pub(super) struct ProxyOptions {
 }
 
 impl ProxyOptions {
-    /// Notes `name`=`value` if it is one of the proxy's settings; says whether it was. The last one counts, as in Postgres.
+    /// Notes `name`=`value` if it is one of the proxy's settings; says whether it was. The last one counts, as in
+    /// Postgres.
     pub(super) fn note(&mut self, name: &[u8], value: &[u8]) -> bool {
         let name = name.to_ascii_lowercase();
         let place = match name.as_slice() {

@@ -1,7 +1,8 @@
 //! Why the proxy turns a client away or ends its session, and the one place that chooses SQLSTATEs and hints for it.
 //!
-//! The names of projects and databases are not secret here, so that a client may learn them before it has authenticated;
-//! everything about roles is: each failed login reads the same ([`Refusal::Password`]), and only the log has its reason.
+//! The names of projects and databases are not secret here, so that a client may learn them before it has
+//! authenticated; everything about roles is: each failed login reads the same ([`Refusal::Password`]), and only the
+//! log has its reason.
 
 use super::message::{NEWEST_MINOR, put_fatal_error};
 use crate::branch::BranchError;

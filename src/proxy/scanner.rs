@@ -1,7 +1,8 @@
 //! Follows the message boundaries of a compute's stream, whatever pieces it comes in, without looking into a body.
 //!
-//! It tells three things: whether the stream is between two messages (only there may the proxy put in one of its own), the
-//! transaction status of the last `ReadyForQuery`, and whether the last message was an error. Allocates nothing.
+//! It tells three things: whether the stream is between two messages (only there may the proxy put in one of its
+//! own), the transaction status of the last `ReadyForQuery`, and whether the last message was an error. Allocates
+//! nothing.
 
 /// Bytes of a header: type, and a length that counts itself.
 const HEADER_BYTES: usize = 5;

@@ -57,8 +57,8 @@ impl ClientStream {
         self.flush().await
     }
 
-    /// Sends a last message and closes, within [`FAREWELL_TIMEOUT`]. What the client still sends is read and dropped for
-    /// that long: closing with unread input would reset the connection and could destroy the message on its way.
+    /// Sends a last message and closes, within [`FAREWELL_TIMEOUT`]. What the client still sends is read and dropped
+    /// for that long: closing with unread input would reset the connection and could destroy the message on its way.
     pub(super) async fn part_with(mut self, last_words: &[u8]) {
         let farewell = async {
             self.send(last_words).await?;

@@ -9,14 +9,16 @@ use base64::engine::general_purpose::STANDARD;
 use pgwire::api::auth::sasl::scram::{ScramSecret, gen_salted_password};
 use postgres_protocol::password;
 
-/// Iterations and bytes of salt of a verifier that Postgres makes (`SCRAM_SHA_256_DEFAULT_ITERATIONS`, `SCRAM_DEFAULT_SALT_LEN`).
+/// Iterations and bytes of salt of a verifier that Postgres makes (`SCRAM_SHA_256_DEFAULT_ITERATIONS`,
+/// `SCRAM_DEFAULT_SALT_LEN`).
 pub(super) const DEFAULT_ITERATIONS: usize = 4096;
 pub(super) const DEFAULT_SALT_BYTES: usize = 16;
 
 /// Bytes of a SHA-256 digest: `SCRAM_KEY_LEN` of Postgres.
 const KEY_BYTES: usize = 32;
 
-/// What a SCRAM-SHA-256 exchange is checked against. Has no `Debug`: it is as good as the password to an impostor server.
+/// What a SCRAM-SHA-256 exchange is checked against. Has no `Debug`: it is as good as the password to an impostor
+/// server.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct ScramVerifier {
     pub iterations: usize,
@@ -88,7 +90,8 @@ impl ScramVerifier {
 }
 
 impl Md5Verifier {
-    /// Whether `response` is what a client that knows the password answers to `salt` (PostgreSQL manual, "AuthenticationMD5Password").
+    /// Whether `response` is what a client that knows the password answers to `salt` (PostgreSQL manual,
+    /// "AuthenticationMD5Password").
     pub(super) fn accepts(&self, salt: [u8; 4], response: &[u8]) -> bool {
         // The name is appended to the password before it is hashed: with the salt there already, it is empty.
         let expected = password::md5(&[self.0.as_bytes(), &salt].concat(), "");

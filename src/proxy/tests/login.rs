@@ -8,10 +8,15 @@ use crate::settings::{ProjectSettings, ServerSettings, UserSettings};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::BytesMut;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 #[tokio::test]
 async fn a_password_opens_its_role_and_no_other() {
@@ -129,6 +134,30 @@ async fn a_session_under_tls() {
     assert!(complaint.contains("encrypted connections only"), "{complaint}");
     let (_, complaint) = printed(&proxy.psql("ann", "shop", &verified, "SELECT 1").await);
     assert!(complaint.contains("shop@NAME"), "{complaint}");
+}
+
+#[tokio::test]
+async fn tls_from_the_first_byte_needs_its_application_protocol() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (proxy, certificate) = tls_proxy(TestUpstream::without_compute(dir.path()), &dir, true).await;
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(certificate).expect("PEM")).expect("a certificate");
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    for (protocol, answer) in [(Some(b"postgresql".to_vec()), b'R'), (None, b'E')] {
+        let mut config = config.clone();
+        config.alpn_protocols.extend(protocol);
+        let tcp = TcpStream::connect(proxy.address).await.expect("connected");
+        let name = "localhost".try_into().expect("a name");
+        let mut client = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.expect("encrypted");
+        let mut startup = BytesMut::new();
+        message::put_startup(&mut startup, &[(b"user", b"ann"), (b"database", b"shop@b")]);
+        client.write_all(&startup).await.expect("sent");
+        assert_eq!(client.read_u8().await.expect("answered"), answer);
+    }
 }
 
 #[tokio::test]
