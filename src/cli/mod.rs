@@ -74,33 +74,41 @@ pub fn run() -> ExitCode {
     match execute(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("offshoot: {error:#}");
+            eprintln!("offshoot: {}", in_full(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error and its causes, but for those that the text before them already holds.
+fn in_full(error: &anyhow::Error) -> String {
+    error.chain().skip(1).fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    })
 }
 
 fn execute(cli: Cli) -> anyhow::Result<()> {
     let settings = settings::load(cli.config.as_deref())?;
     match cli.command {
         Command::Serve => {
-            telemetry::init("info");
+            telemetry::init("info,fuser=error");
             block_on(async { Ok(server::serve(settings).await?) })
         }
         Command::Import { project, from } => {
-            telemetry::init("warn");
+            telemetry::init("warn,fuser=error");
             block_on(import::run(settings, project, from))
         }
         Command::Base(BaseCommand::List { project, json }) => {
-            telemetry::init("warn");
+            telemetry::init("warn,fuser=error");
             block_on(base::list(settings, project, json))
         }
         Command::Branch(BranchCommand::List { project, json }) => {
-            telemetry::init("warn");
+            telemetry::init("warn,fuser=error");
             block_on(branch::list(settings, project, json))
         }
         Command::Branch(BranchCommand::Suspend { branch }) => {
-            telemetry::init("warn");
+            telemetry::init("warn,fuser=error");
             block_on(branch::suspend(settings, branch))
         }
     }

@@ -87,7 +87,7 @@ fn defaults(major: u32, control: Option<&ControlFile>) -> Settings {
         ("huge_pages", "off"),
         ("jit", "off"),
         ("max_connections", "100"),
-        ("min_dynamic_shared_memory", "0"),
+        ("min_dynamic_shared_memory", "4MB"),
         ("shared_buffers", "32MB"),
     ]);
     settings.insert("min_wal_size".to_owned(), format!("{}MB", 2 * segment_mib));

@@ -65,11 +65,12 @@ impl Mount {
         match umount2(&self.path, MntFlags::empty()) {
             // Someone looks at it from outside, say a shell: they keep what they see, nobody else gets in.
             Err(Errno::EBUSY) => umount2(&self.path, MntFlags::MNT_DETACH).map_err(|e| failed(e.into()))?,
+            Ok(()) => {}
             // An ordinary user: the session asks fusermount3.
-            Err(Errno::EPERM) | Ok(()) => {}
+            Err(Errno::EPERM) => return session.umount_and_join().map_err(failed),
             Err(e) => return Err(failed(e.into())),
         }
-        session.umount_and_join().map_err(failed)
+        session.join().map_err(failed)
     }
 }
 
