@@ -26,7 +26,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 const STALL_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// Room to read into: eight of the server's COPY messages (`SINK_BUFFER_LENGTH` of basebackup.c).
 const READ_BUFFER: usize = 256 * 1024;
-/// No message we expect is nearly as long (libpq, fe-protocol3.c, trusts none above 30,000 bytes but for bulk ones).
+/// No message we expect is nearly as long.
 const MESSAGE_MAX: i32 = 16 * 1024 * 1024;
 
 /// One row of a simple query's result.
@@ -77,7 +77,8 @@ impl Connection {
                 Box::new(UnixStream::connect(path).await.map_err(unreachable)?)
             }
             Host::Tcp(host) => {
-                let stream = reach(host, endpoint.port).await.map_err(unreachable)?;
+                let address = endpoint.address.map_or_else(|| host.clone(), |address| address.to_string());
+                let stream = reach(&address, endpoint.port).await.map_err(unreachable)?;
                 if server.tls.is_wanted() { encrypt(stream, server, host, &target).await? } else { Box::new(stream) }
             }
         };
@@ -99,21 +100,24 @@ impl Connection {
         sent.map_err(|source| self.disconnected(source))
     }
 
-    /// The next message that is neither a notice nor a changed setting. Not cancel safe in the sense that what was read of a
-    /// message stays in this connection.
+    /// The next message that is neither a notice nor a changed setting. Cancel safe: what was read of it stays in the buffer.
     pub(super) async fn receive(&mut self) -> Result<Message, ImportError> {
         loop {
             let header = Header::parse(&self.received).map_err(|error| self.protocol(error))?;
             if let Some(header) = header.filter(|header| header.len() > MESSAGE_MAX) {
                 return Err(self.protocol(format!("a message of {} bytes", header.len())));
             }
+            // Its length does not count the type byte.
+            if header.is_none_or(|header| self.received.len() <= header.len() as usize) {
+                self.read().await?;
+                continue;
+            }
             match Message::parse(&mut self.received).map_err(|error| self.protocol(error))? {
-                Some(Message::ParameterStatus(_)) => {}
+                Some(Message::ParameterStatus(_)) | None => {}
                 Some(Message::NoticeResponse(notice)) => {
                     tracing::info!(target = self.target, "{}", server_message(notice.fields()).message);
                 }
                 Some(message) => return Ok(message),
-                None => self.read().await?,
             }
         }
     }

@@ -6,6 +6,7 @@
 use super::ImportError;
 use super::tls::{RootCertificates, TlsMode};
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use tokio_postgres::Config;
@@ -53,7 +54,8 @@ impl FromStr for Source {
             let pairs = parameters.split('&').filter_map(|pair| pair.split_once('='));
             let mut options = Options::default();
             let kept: Vec<String> = pairs
-                .filter_map(|(key, value)| options.keep(key, &percent_decode(value)).then(|| format!("{key}={value}")))
+                .filter(|(key, value)| options.keep(key, &percent_decode(value)))
+                .map(|(key, value)| format!("{key}={value}"))
                 .collect();
             return options.server(&format!("{address}?{}", kept.join("&")));
         }
@@ -94,6 +96,8 @@ impl fmt::Display for Source {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Endpoint {
     pub host: Host,
+    /// `hostaddr`: where to connect instead of asking for the address of `host`.
+    pub address: Option<IpAddr>,
     pub port: u16,
 }
 
@@ -119,15 +123,16 @@ impl Server {
     pub(super) fn endpoints(&self) -> Vec<Endpoint> {
         let ports = self.config.get_ports();
         let port = |at: usize| ports.get(at).or(ports.last()).copied().unwrap_or_else(default_port);
-        let host_addresses = self.config.get_hostaddrs().iter().map(|address| Host::Tcp(address.to_string()));
+        let addresses = self.config.get_hostaddrs();
         let mut hosts = self.config.get_hosts().to_vec();
         if hosts.is_empty() {
-            hosts.extend(host_addresses);
+            hosts.extend(addresses.iter().map(|address| Host::Tcp(address.to_string())));
         }
         if hosts.is_empty() {
             hosts.push(default_host());
         }
-        hosts.into_iter().enumerate().map(|(at, host)| Endpoint { host, port: port(at) }).collect()
+        let endpoint = |(at, host)| Endpoint { host, address: addresses.get(at).copied(), port: port(at) };
+        hosts.into_iter().enumerate().map(endpoint).collect()
     }
 }
 

@@ -81,9 +81,10 @@ fn check_mechanisms(connection: &Connection, body: &AuthenticationSaslBody) -> R
     Err(ImportError::AuthenticationMethod { target: connection.target.clone(), method: offered.join(", ") })
 }
 
-/// SCRAM-SHA-256 (RFC 7677). A server that does not know the verifier of the password is refused at its last message.
+/// SCRAM-SHA-256 (RFC 7677), without channel binding. A server that does not know the verifier of the password is refused at
+/// its last message.
 async fn scram(connection: &mut Connection, password: &[u8]) -> Result<(), ImportError> {
-    let mut exchange = ScramSha256::new(password, ChannelBinding::unrequested());
+    let mut exchange = ScramSha256::new(password, ChannelBinding::unsupported());
     connection.send(|buffer| frontend::sasl_initial_response(SCRAM_SHA_256, exchange.message(), buffer)).await?;
     match connection.receive().await? {
         Message::AuthenticationSaslContinue(body) => {
