@@ -1,5 +1,7 @@
 -- The cluster's second database: what visitors did. Run by psql with -v customers=N.
 \set ON_ERROR_STOP on
+-- The application owns its database and everything in it.
+set role app;
 set client_min_messages = warning;
 set synchronous_commit = off;
 
@@ -16,6 +18,4 @@ select i, i % :customers, (array['view', 'search', 'add', 'buy'])[1 + i % 4],
 from generate_series(1, 2 * :customers) as i;
 create index on events (visitor);
 
-grant all on all tables in schema public to app;
-grant create on schema public to app;
 analyze;

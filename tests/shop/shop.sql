@@ -1,6 +1,8 @@
 -- A shop as it could be in production: people with names, addresses and cards, and what they bought.
 -- Run by psql with -v customers=N; everything else follows from N (about 1 KB a customer). Repeatable: no random().
 \set ON_ERROR_STOP on
+-- The application owns its database and everything in it.
+set role app;
 set client_min_messages = warning;
 set synchronous_commit = off;
 set maintenance_work_mem = '256MB';
@@ -104,7 +106,4 @@ select setval(pg_get_serial_sequence(t, 'id'), max) from (
     select 'customers' as t, max(id) from customers union all select 'products', max(id) from products union all select 'orders', max(id) from orders
 ) as highest \g /dev/null
 
-grant select, insert, update, delete, truncate, references, trigger on all tables in schema public to app;
-grant usage, select, update on all sequences in schema public to app;
-grant create on schema public to app;
 analyze;
