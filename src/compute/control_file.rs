@@ -6,7 +6,7 @@
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
-//! | 8 | 4 | `pg_control_version`: 1300 for PostgreSQL 13 to 17, 1800 for 18 |
+//! | 8 | 4 | `pg_control_version`: 1300 for PostgreSQL 13 to 16, 1700 for 17, 1800 for 18 |
 //! | 16 | 4 | `state`, of which 1 is `DB_SHUTDOWNED` |
 //! | 40 | 8 | `checkPointCopy.redo` |
 //! | 48 | 4 | `checkPointCopy.ThisTimeLineID` |
@@ -82,7 +82,7 @@ impl ControlFile {
     fn parse(bytes: &[u8; LENGTH]) -> Option<ControlFile> {
         let u32_at = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let wal_segment_size = u64::from(u32_at(228));
-        let known = matches!(u32_at(8), 1300 | 1800) && wal_segment_size.is_power_of_two();
+        let known = matches!(u32_at(8), 1300 | 1700 | 1800) && wal_segment_size.is_power_of_two();
         known.then(|| ControlFile {
             state: u32_at(16),
             redo: u64::from_ne_bytes(bytes[40..48].try_into().expect("eight bytes")),

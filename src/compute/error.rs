@@ -30,7 +30,7 @@ pub enum ComputeError {
     SocketPath { path: PathBuf, length: usize, limit: usize },
     #[error("cannot prepare {}: {source}", path.display())]
     RunDir { path: PathBuf, source: std::io::Error },
-    #[error("cannot read the settings in {}: {source}", path.display())]
+    #[error("cannot prepare the data directory {}: {source}", path.display())]
     DataDir { path: PathBuf, source: std::io::Error },
     #[error("cannot start {}: {source}", path.display())]
     Spawn { path: PathBuf, source: std::io::Error },

@@ -13,7 +13,7 @@ use super::config_file;
 use super::control_file::ControlFile;
 use super::parameters::{self, Inputs, Parameters};
 use super::run_dir::{self, SOCKET, ServerLog};
-use super::{ComputeError, Identity, Installation, advice, orphans, readiness};
+use super::{ComputeError, Identity, Installation, advice, lock_file, orphans, readiness};
 use crate::settings::ComputeSettings;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -147,6 +147,9 @@ impl Compute {
         };
         if !clean {
             description = format!("{description}; its last words:\n{}", self.log.tail());
+            if let Err(error) = lock_file::clear(&self.data_dir).await {
+                tracing::warn!(data_dir = %self.data_dir.display(), %error, "cannot clear what a killed compute left behind");
+            }
         }
         self.exit.insert(Exit { clean, description }).clone()
     }
@@ -176,7 +179,8 @@ pub(super) struct Prepared {
 impl Prepared {
     pub(super) async fn new(launch: &Launch<'_>) -> Result<Prepared, ComputeError> {
         check_socket_path(launch.run_dir)?;
-        clear_stale_lock(launch.data_dir).await?;
+        let stale = lock_file::clear(launch.data_dir).await;
+        stale.map_err(|source| ComputeError::DataDir { path: launch.data_dir.to_owned(), source })?;
         let (data_dir, run_dir) = (launch.data_dir.to_owned(), launch.run_dir.to_owned());
         let (source, project) = (launch.source_settings.clone(), launch.parameters.clone());
         let (installation, identity) = (launch.installation.clone(), launch.identity);
@@ -245,18 +249,4 @@ fn check_socket_path(run_dir: &Path) -> Result<(), ComputeError> {
         length if length > SOCKET_PATH_MAX => Err(ComputeError::SocketPath { path, length, limit: SOCKET_PATH_MAX }),
         _ => Ok(()),
     }
-}
-
-/// Removes the lock file of a server that was killed. A start would otherwise refuse if its pid belonged to another
-/// server of the same user by now; and since nothing else may work in the data directory, nothing does afterwards.
-async fn clear_stale_lock(data_dir: &Path) -> Result<(), ComputeError> {
-    let lock = data_dir.join("postmaster.pid");
-    let cleared = async {
-        if tokio::fs::try_exists(&lock).await? {
-            orphans::reap_users(data_dir).await?;
-            tokio::fs::remove_file(&lock).await?;
-        }
-        Ok(())
-    };
-    cleared.await.map_err(|source| ComputeError::DataDir { path: data_dir.to_owned(), source })
 }

@@ -13,6 +13,7 @@ pub(crate) mod fixture;
 mod identity;
 mod installation;
 mod launch;
+mod lock_file;
 mod orphans;
 mod parameters;
 mod preload;

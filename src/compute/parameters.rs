@@ -109,7 +109,6 @@ fn forced(inputs: &Inputs<'_>) -> Settings {
         ("archive_command", ""),
         ("archive_mode", "off"),
         ("dynamic_shared_memory_type", "mmap"),
-        ("external_pid_file", ""),
         ("listen_addresses", ""),
         ("log_destination", "stderr"),
         ("logging_collector", "off"),
@@ -136,6 +135,8 @@ fn forced(inputs: &Inputs<'_>) -> Settings {
         forced.insert("summarize_wal".to_owned(), "off".to_owned());
         forced.insert("sync_replication_slots".to_owned(), "off".to_owned());
     }
+    // One outside would be another server's; an empty name is tried, too, and complained of.
+    forced.insert("external_pid_file".to_owned(), inputs.run_dir.join("postgres.pid").display().to_string());
     let quoted_dir = inputs.run_dir.display().to_string().replace('"', "\"\"");
     forced.insert("unix_socket_directories".to_owned(), format!("\"{quoted_dir}\""));
     forced.insert("data_directory".to_owned(), inputs.data_dir.display().to_string());

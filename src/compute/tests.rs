@@ -20,6 +20,7 @@ async fn every_version_on_this_node_starts_is_usable_and_stops() {
         }
         let mut fixture = Fixture::new(found.major).await;
         fixture.installation = found.clone();
+        fixture.parameters = [("max_prepared_transactions".to_owned(), "3".to_owned())].into();
         let (data_dir, run_dir) = (fixture.data_dir(), fixture.run_dir());
         let superuser = bootstrap_superuser(fixture.launch(&data_dir, &run_dir, watch::channel(Vec::new()).1)).await;
         assert_eq!(superuser.unwrap(), "boot", "{found:?}");
@@ -40,7 +41,9 @@ async fn every_version_on_this_node_starts_is_usable_and_stops() {
         let exit = compute.stop().await;
         assert!(exit.clean, "{}: {}", found.version, exit.description);
         assert!(compute.ended().await.clean, "the answer is kept");
-        assert!(ControlFile::read(&data_dir).unwrap().is_shut_down());
+        let control = ControlFile::read(&data_dir).unwrap();
+        assert!(control.is_shut_down() && data_dir.join("pg_wal").join(control.checkpoint_wal_file()).exists());
+        assert_eq!((control.wal_segment_size, control.max_prepared_transactions), (16 << 20, 3));
     }
 }
 
@@ -118,6 +121,9 @@ async fn a_killed_compute_is_noticed_and_recovers_at_its_next_start() {
     let exit = compute.ended().await;
     assert!(!exit.clean && exit.description.contains("signal: 9"), "{exit:?}");
     assert_eq!(orphans::reap_users(&fixture.data_dir()).await.unwrap(), 0, "nothing is left when it has ended");
+    let segments = std::fs::read_to_string("/proc/sysvipc/shm").unwrap();
+    let id = pid_file.lines().nth(6).and_then(|line| line.split_whitespace().nth(1)).unwrap();
+    assert!(!segments.lines().any(|line| line.split_whitespace().nth(1) == Some(id)), "its segment is left");
 
     let compute = fixture.start().await.unwrap();
     let client = connect(&compute, "postgres").await;
