@@ -13,11 +13,11 @@
 
 use super::error::LifecycleError;
 use crate::compute::Identity;
-use crate::model::{BranchId, BranchName, ProjectName};
+use crate::model::{BranchId, BranchName, PAGE_SIZE, PageNo, ProjectName, WalSegment};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{FileExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 /// The folder of all branches below `data_dir`.
@@ -108,15 +108,16 @@ impl Place {
         serde_json::from_slice(&fs::read(self.0.join("note")).ok()?).ok()
     }
 
-    /// Puts the WAL segment a start needs: `content`, then zeros up to `size`. Blocking.
-    pub(super) fn write_wal(&self, name: &str, size: u64, content: &[u8], identity: Identity) -> Result<(), LifecycleError> {
-        use std::io::Write;
-        let path = self.wal().join(name);
+    /// Puts the WAL segment a start needs: its kept pages, of which `content` holds one after another, among zeros. Blocking.
+    pub(super) fn write_wal(&self, wal: &WalSegment, content: &[u8], identity: Identity) -> Result<(), LifecycleError> {
+        let path = self.wal().join(&wal.name);
         let write = || -> io::Result<()> {
-            let mut file = fs::OpenOptions::new().create(true).truncate(true).write(true).open(&path)?;
-            file.write_all(content)?;
+            let file = fs::OpenOptions::new().create(true).truncate(true).write(true).open(&path)?;
             // Sparse: zeros that the disk need not hold until the compute writes them.
-            file.set_len(size)?;
+            file.set_len(wal.size)?;
+            for (page, content) in wal.pages.iter().zip(content.chunks_exact(PAGE_SIZE)) {
+                file.write_all_at(content, PageNo(*page).offset())?;
+            }
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
             chown(&path, Some(identity.uid), Some(identity.gid))
         };

@@ -221,9 +221,9 @@ async fn start(
     let started = async {
         let volume = open_volume(shared, head, &base, manifest, &place).await?;
         let wal = manifest.map_or(&base.manifest.wal, |manifest| &manifest.wal).clone();
-        let content = volume.read_wal(wal.used).await?;
+        let content = volume.read_wal(wal.pages.len()).await?;
         let wal_place = place.clone();
-        blocking(move || wal_place.write_wal(&wal.name, wal.size, &content, identity)).await?;
+        blocking(move || wal_place.write_wal(&wal, &content, identity)).await?;
         let mounted = Mounted::new(volume, &place, identity).await?;
         mounted.start(&ground, &place).await.map_err(|(_, e)| e)
     };

@@ -68,7 +68,7 @@ pub(super) async fn upload(shared: &Shared, branch: &BranchRef, down: &Down, rec
 async fn plan(shared: &Shared, down: &Down, recorded: Recorded) -> Result<BranchManifest, LifecycleError> {
     let control = wal::control_file(&down.volume).await?;
     let folder = down.place.wal();
-    let segment = blocking(move || wal::trim(&control, &folder)).await?;
+    let segment = blocking(move || wal::segment_of_folder(&control, &folder)).await?;
 
     let former: Vec<LayerRef> = down.manifest.iter().flat_map(|manifest| manifest.layers.clone()).collect();
     let merge = former.len() >= MAX_LAYERS;

@@ -31,15 +31,16 @@ pub struct Cluster {
     pub settings: BTreeMap<String, String>,
 }
 
-/// The WAL segment a clean stop leaves; all a start needs.
+/// The pages of the WAL segment that a start after a clean stop reads: the segment's first, whose header names it, and those
+/// of the shutdown checkpoint's record. Kept one after another as the pages of [`FileId::WAL`]; the rest of the segment is zeros.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WalSegment {
     /// File name, 24 hexadecimal digits.
     pub name: String,
     /// The segment's size in bytes (`wal_segment_size`, 16 MiB by default).
     pub size: u64,
-    /// How many leading bytes are kept, a multiple of the page size; the rest is zeros.
-    pub used: u64,
+    /// Which pages are kept, ascending.
+    pub pages: Vec<u32>,
 }
 
 /// One pack of a base: key `v1/project/<project>/base/<base-id>/pack/<number>`.

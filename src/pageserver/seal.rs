@@ -8,7 +8,7 @@ use super::frame::{FRAME_SIZE, PAGES_PER_FRAME};
 use super::index::Record;
 use super::volume::Volume;
 use super::{StagedBase, WriteError};
-use crate::model::{FileId, FileKind, PackRef, WalSegment};
+use crate::model::{FileId, FileKind, PAGE_SIZE, PackRef, PageNo, WalSegment};
 use crate::store::{Store, keys};
 use std::path::Path;
 use tokio::runtime::Handle;
@@ -130,14 +130,17 @@ impl Sealing<'_> {
         Ok(())
     }
 
-    /// The segment comes from `pg_wal` of the mount, where `pg_resetwal` left it.
+    /// The segment comes from `pg_wal` of the mount, where the private start left it.
     fn add_wal(&mut self, wal: &WalSegment) -> Result<(), WriteError> {
         let listing = self.runtime.block_on(self.volume.listing(FileId::ROOT))?;
         let folder = self.volume.lookup(FileId::ROOT, "pg_wal", &listing)?.id;
         let listing = self.runtime.block_on(self.volume.listing(folder))?;
         let segment = self.volume.lookup(folder, &wal.name, &listing)?.id;
         let file = self.volume.file(segment)?;
-        let content = self.runtime.block_on(self.volume.read(&file, 0, wal.used as usize))?;
+        let mut content = Vec::with_capacity(wal.pages.len() * PAGE_SIZE);
+        for page in &wal.pages {
+            content.extend(self.runtime.block_on(self.volume.read(&file, PageNo(*page).offset(), PAGE_SIZE))?);
+        }
         let extent = self.packs.write_file(FileId::WAL, &mut content.as_slice())?;
         self.records.push(Record {
             parent: FileId(0),

@@ -8,7 +8,7 @@ use super::volume::Volume;
 use super::{DataFile, PageError};
 use crate::model::{FileId, LayerRef, PAGE_SIZE, PageNo, TreeDiff, WalSegment};
 use std::fs::File;
-use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -108,11 +108,11 @@ fn add_run(volume: &Volume, file: &DataFile, run: Range<u32>, layers: &mut Layer
 fn add_wal(layers: &mut Layers<'_>, wal: &WalSegment, folder: &Path) -> Result<(), PageError> {
     let path = folder.join(&wal.name);
     let local = |e| PageError::local(&path, e);
-    let mut segment = File::open(&path).map_err(local)?;
+    let segment = File::open(&path).map_err(local)?;
     let mut content = [0; PAGE_SIZE];
-    for page in 0..PageNo::count_for(wal.used) {
-        segment.read_exact(&mut content).map_err(local)?;
-        layers.page(FileId::WAL, PageNo(page), &content)?;
+    for (number, page) in (0..).zip(&wal.pages) {
+        segment.read_exact_at(&mut content, PageNo(*page).offset()).map_err(local)?;
+        layers.page(FileId::WAL, PageNo(number), &content)?;
     }
     Ok(())
 }

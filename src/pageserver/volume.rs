@@ -13,7 +13,7 @@ use super::layer::LayerSet;
 use super::seal::WAL_RECORD;
 use super::tree::{Attributes, Tree, Unlinked};
 use super::{NameProblem, PageError};
-use crate::model::{FileId, FileKind, LayerRef, TreeDiff};
+use crate::model::{FileId, FileKind, LayerRef, PAGE_SIZE, TreeDiff};
 use futures::future::try_join_all;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -375,8 +375,9 @@ impl Volume {
         Ok(())
     }
 
-    /// The leading bytes of the WAL segment that base or layers carry: `used` of them, a multiple of the page size.
-    pub async fn read_wal(&self, used: u64) -> Result<Vec<u8>, PageError> {
+    /// The pages of the WAL segment that base or layers carry, `pages` of them, one after another.
+    pub async fn read_wal(&self, pages: usize) -> Result<Vec<u8>, PageError> {
+        let used = (pages * PAGE_SIZE) as u64;
         let listing = self.ground.base.listing(FileId(0)).await?;
         let extent = listing
             .iter()
@@ -386,7 +387,9 @@ impl Volume {
             Some(extent) => DataFile::of_base(FileId::WAL, (FileId(0), WAL_RECORD), extent, used, true),
             None => DataFile::new(FileId::WAL, used, true),
         };
-        self.read(&file, 0, used as usize).await
+        let mut content = self.read(&file, 0, used as usize).await?;
+        content.resize(used as usize, 0);
+        Ok(content)
     }
 
     /// Whether every start makes this node anew.

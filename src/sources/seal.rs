@@ -2,13 +2,12 @@
 //! the seal.
 //!
 //! The start runs on a mount of the staged base, so nothing of the database is copied to local disk but the pages that recovery
-//! changes. Here `pg_wal` is the mount's own: recovery reads the WAL that came with the backup. `pg_resetwal` then leaves one fresh segment, so
-//! that no branch copies recycled ones.
+//! changes. Here `pg_wal` is the mount's own: recovery reads the WAL that came with the backup. Of WAL, the base keeps what the next start reads.
 
 use crate::branch::awake::{Ground, Mounted, blocking};
 use crate::branch::place::Place;
 use crate::branch::{LifecycleError, wal};
-use crate::compute::{self, Identity};
+use crate::compute;
 use crate::model::{BaseManifest, Cluster, SealedBase};
 use crate::pageserver::{self, PageCache, SealedParts, StagedBase, Volume, VolumeSource};
 use crate::store::{Catalog, keys};
@@ -79,7 +78,7 @@ pub(super) async fn seal(sealing: Sealing<'_>, scratch: &Path) -> Result<(Sealed
     Ok((sealed, manifest))
 }
 
-/// Starts the cluster, reads what a manifest must say of it, stops it, and leaves one minimal WAL segment.
+/// Starts the cluster, reads what a manifest must say of it, and stops it.
 async fn make_consistent(
     volume: Arc<Volume>,
     ground: &Ground,
@@ -95,21 +94,6 @@ async fn make_consistent(
     if !exit.clean {
         return Err(LifecycleError::Other(format!("the private start did not stop cleanly: {}", exit.description)));
     }
-    reset_wal(ground, &data_dir).await?;
     cluster.settings = ground.source_settings.clone();
     Ok((mounted.unmount().await?, cluster))
-}
-
-async fn reset_wal(ground: &Ground, data_dir: &Path) -> Result<(), LifecycleError> {
-    let mut command = tokio::process::Command::new(ground.installation.bin_dir.join("pg_resetwal"));
-    command.arg("-D").arg(data_dir).current_dir("/").kill_on_drop(true).env_clear().env("LC_ALL", "C");
-    if nix::unistd::geteuid().is_root() {
-        let Identity { uid, gid } = ground.identity;
-        command.uid(uid).gid(gid);
-    }
-    let output = command.output().await.map_err(|source| LifecycleError::Io { what: "cannot run pg_resetwal".into(), source })?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(LifecycleError::Other(format!("pg_resetwal failed: {}", String::from_utf8_lossy(&output.stderr).trim())))
 }

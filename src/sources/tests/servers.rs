@@ -5,6 +5,7 @@ use super::*;
 use crate::compute::fixture::{MAJOR, connect};
 use crate::compute::{MAJORS, bootstrap_superuser, installations};
 use crate::pageserver::WriteError;
+use crate::store::StoreError;
 use std::path::Path;
 use std::sync::mpsc;
 use tokio::sync::watch;
@@ -199,7 +200,7 @@ async fn what_stops_the_sink_stops_the_import() {
     let full = WriteError::Scratch { path: "/scratch".into(), source: std::io::ErrorKind::StorageFull.into() };
     let error = copy_into(&server.url(), FailingSink(Some(full))).await.err().unwrap();
     assert!(matches!(error, ImportError::DiskFull { .. }), "{error}");
-    let denied = WriteError::Store("403 Forbidden".to_owned());
+    let denied = WriteError::Store(StoreError::Denied { key: "pack".to_owned(), reason: "403 Forbidden".to_owned() });
     let error = copy_into(&server.url(), FailingSink(Some(denied))).await.err().unwrap();
     assert!(matches!(error, ImportError::Store { .. }), "{error}");
 }
