@@ -12,7 +12,7 @@ use fixture::*;
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 use table::{Table, human, median};
 use tokio_postgres::Client;
@@ -145,7 +145,8 @@ impl Size {
 
 /// As `psql`, without its bound.
 fn run_long(url: &str, sql: &str) {
-    assert!(psql_command(url).args(["-c", sql]).status().expect("psql runs").success(), "{sql}");
+    let status = psql_command(url).args(["-c", sql]).stdout(Stdio::null()).status().expect("psql runs");
+    assert!(status.success(), "{sql}");
 }
 
 /// As `Node::import`, without its bound.
