@@ -78,7 +78,14 @@ async fn fifty_clients_on_one_unseen_name_make_one_branch() {
         let url = url.clone();
         async move {
             let client = connect(&url).await.unwrap_or_else(|error| panic!("client {n}: {error}"));
-            client.batch_execute("select pg_advisory_lock(1); create table if not exists crowd (n int); select pg_advisory_unlock(1)").await?;
+            // Statements of their own: the lock must outlast the commit of what it guards.
+            for statement in [
+                "select pg_advisory_lock(1)",
+                "create table if not exists crowd (n int)",
+                "select pg_advisory_unlock(1)",
+            ] {
+                client.batch_execute(statement).await?;
+            }
             client.execute("insert into crowd values ($1)", &[&n]).await?;
             client.query_one("select pg_postmaster_start_time()::text", &[]).await.map(|row| row.get::<_, String>(0))
         }
@@ -294,8 +301,9 @@ fn logs_name_the_branch_and_hide_passwords() {
     shop.psql("shop@pr-77", CUSTOMERS);
     assert!(try_psql(&shop.node.url(("app", "a-wrong-password"), "shop@pr-77"), "select 1").is_err());
     shop.node.wait_asleep("shop@pr-77");
+    let of_branch = |log: String| log.lines().filter(|line| line.contains("pr-77")).count();
+    until("lines on how it was made and fell asleep", 10, || (of_branch(shop.node.log()) >= 2).then_some(()));
     let log = shop.node.log();
-    assert!(log.lines().filter(|line| line.contains("pr-77")).count() >= 2, "made and fallen asleep: {log}");
     for secret in [APP.1, POSTGRES.1, "a-wrong-password", "SCRAM-SHA-256$"] {
         assert!(!log.contains(secret), "the log shows {secret}");
     }

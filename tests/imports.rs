@@ -212,7 +212,7 @@ fn a_second_import_while_serving_makes_base_2_and_old_branches_stay() {
     let mut n = 0;
     until("a new branch to come from base 2", 20, || {
         n += 1;
-        try_psql(&shop.url(&format!("shop@new-{n}")), "select n from news").ok()
+        try_psql(&shop.node.url(POSTGRES, &format!("shop@new-{n}")), "select n from news").ok()
     });
     assert!(shop.node.branch(&format!("shop@new-{n}")).parent.contains('2'));
     shop.node.wait_asleep("shop@old");

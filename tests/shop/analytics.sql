@@ -18,4 +18,5 @@ select i, i % :customers, (array['view', 'search', 'add', 'buy'])[1 + i % 4],
 from generate_series(1, 2 * :customers) as i;
 create index on events (visitor);
 
+reset role;
 analyze;

@@ -106,4 +106,5 @@ select setval(pg_get_serial_sequence(t, 'id'), max) from (
     select 'customers' as t, max(id) from customers union all select 'products', max(id) from products union all select 'orders', max(id) from orders
 ) as highest \g /dev/null
 
+reset role;
 analyze;
