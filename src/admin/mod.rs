@@ -78,9 +78,9 @@ impl From<BranchError> for Refusal {
             | BranchError::AmbiguousDatabase { .. }
             | BranchError::UnknownProject { .. }
             | BranchError::NoBase { .. } => StatusCode::NOT_FOUND,
-            BranchError::TooManyBranches { .. } | BranchError::HeldElsewhere { .. } | BranchError::LocalDataLost { .. } => {
-                StatusCode::CONFLICT
-            }
+            BranchError::TooManyBranches { .. }
+            | BranchError::HeldElsewhere { .. }
+            | BranchError::LocalDataLost { .. } => StatusCode::CONFLICT,
             BranchError::Stopping | BranchError::Store { .. } => StatusCode::SERVICE_UNAVAILABLE,
             BranchError::Start { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         };

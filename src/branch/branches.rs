@@ -60,8 +60,10 @@ impl Branches {
         let prepared = data_dir.clone();
         super::awake::blocking(move || place::prepare(&prepared, identity)).await?;
         let folder = place::branches(&data_dir);
-        let orphans = compute::reap_orphans(&folder).await.map_err(LifecycleError::io("cannot reap orphaned computes"))?;
-        let detach = move || filesystem::detach_stale(&folder).map_err(LifecycleError::io("cannot read the mount table"));
+        let orphans =
+            compute::reap_orphans(&folder).await.map_err(LifecycleError::io("cannot reap orphaned computes"))?;
+        let detach =
+            move || filesystem::detach_stale(&folder).map_err(LifecycleError::io("cannot read the mount table"));
         let stale = super::awake::blocking(detach).await?;
         if orphans + stale > 0 {
             tracing::warn!(orphans, stale, "reaped computes and mounts of a daemon that was killed");
@@ -115,10 +117,8 @@ impl Branches {
     /// (`options=-c offshoot.project=name`). Reads the store only when this node knows nothing newer than a second.
     pub async fn resolve(&self, target: &Target, project: Option<&str>) -> Result<BranchRef, BranchError> {
         let shared = &self.0.shared;
-        let unknown = |project: &str| BranchError::UnknownProject {
-            project: project.to_owned(),
-            known: shared.project_names(),
-        };
+        let unknown =
+            |project: &str| BranchError::UnknownProject { project: project.to_owned(), known: shared.project_names() };
         let branch_of = |project: &ProjectName| BranchRef { project: project.clone(), branch: target.branch.clone() };
         if let Some(project) = project {
             let name: ProjectName = project.parse().map_err(|_| unknown(project))?;

@@ -54,7 +54,9 @@ enum Status {
     Awake(AwakeStatus),
     Suspending,
     /// Its state is on this node's disk, without a compute.
-    Down { own_pages: u64 },
+    Down {
+        own_pages: u64,
+    },
 }
 
 #[derive(Clone)]

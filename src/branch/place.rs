@@ -141,10 +141,12 @@ impl Place {
 /// Makes the folder of all branches and checks that the compute's user can reach it. Blocking.
 pub(crate) fn prepare(data_dir: &Path, identity: Identity) -> Result<(), LifecycleError> {
     let folder = branches(data_dir);
-    fs::create_dir_all(&folder).map_err(LifecycleError::io(format!("cannot make server.data_dir {}", data_dir.display())))?;
+    fs::create_dir_all(&folder)
+        .map_err(LifecycleError::io(format!("cannot make server.data_dir {}", data_dir.display())))?;
     for path in [data_dir, &folder] {
         let passable = fs::Permissions::from_mode(0o711);
-        fs::set_permissions(path, passable).map_err(LifecycleError::io(format!("cannot set the mode of {}", path.display())))?;
+        fs::set_permissions(path, passable)
+            .map_err(LifecycleError::io(format!("cannot set the mode of {}", path.display())))?;
     }
     for ancestor in folder.ancestors() {
         use std::os::unix::fs::MetadataExt;

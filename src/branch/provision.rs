@@ -181,7 +181,8 @@ pub(super) async fn recover_down(shared: &Shared, branch: &BranchRef, held: Held
 /// Starts a compute on local state. Recovery with `syncfs` relies on the delta being durable: it is made so first.
 pub(super) async fn start_again(down: Down) -> Result<Up, (Box<Down>, LifecycleError)> {
     let Down { held, place, base, manifest, ground, volume } = down;
-    let back = |volume, held, place, base, manifest, ground| Box::new(Down { held, place, base, manifest, ground, volume });
+    let back =
+        |volume, held, place, base, manifest, ground| Box::new(Down { held, place, base, manifest, ground, volume });
     let syncing = volume.clone();
     let prepared = blocking(move || Ok(syncing.sync_all()?)).await;
     let mounted = match prepared {
@@ -208,8 +209,7 @@ async fn start(
 ) -> Result<(Place, Ground, Awake), LifecycleError> {
     let ground = ground(shared, settings, &base).await?;
     let place = Place::of(&shared.data_dir, &head.id);
-    let note =
-        Note { project: head.project.clone(), name: head.name.clone(), id: head.id.clone(), epoch: head.epoch };
+    let note = Note { project: head.project.clone(), name: head.name.clone(), id: head.id.clone(), epoch: head.epoch };
     let (laid_out, identity) = (place.clone(), ground.identity);
     blocking(move || {
         // What an abandoned start may have left.
@@ -231,7 +231,9 @@ async fn start(
         Ok(awake) => Ok((place, ground, awake)),
         Err(e) => {
             let gone = place.clone();
-            if let Err(also) = blocking(move || gone.remove().map_err(LifecycleError::io("cannot clear the branch's folder"))).await {
+            if let Err(also) =
+                blocking(move || gone.remove().map_err(LifecycleError::io("cannot clear the branch's folder"))).await
+            {
                 tracing::warn!(error = %also, "after a failed start");
             }
             Err(e)

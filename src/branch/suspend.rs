@@ -41,7 +41,12 @@ pub(super) async fn take_down(up: Up) -> Result<(Down, bool), LifecycleError> {
 }
 
 /// Uploads a cleanly stopped branch and removes it from this node.
-pub(super) async fn upload(shared: &Shared, branch: &BranchRef, down: &Down, recorded: Recorded) -> Result<Held, LifecycleError> {
+pub(super) async fn upload(
+    shared: &Shared,
+    branch: &BranchRef,
+    down: &Down,
+    recorded: Recorded,
+) -> Result<Held, LifecycleError> {
     let started = Instant::now();
     let manifest = plan(shared, down, recorded).await?;
     let head = &down.held.head;

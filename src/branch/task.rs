@@ -157,7 +157,9 @@ impl Task {
         let session = match (&state, outcome) {
             (State::Awake(up), Ok(())) => Ok(self.session(up)),
             (_, Err(e)) => Err(e),
-            (_, Ok(())) => Err(BranchError::Start { branch: self.branch.to_string(), reason: "it went down again".into() }),
+            (_, Ok(())) => {
+                Err(BranchError::Start { branch: self.branch.to_string(), reason: "it went down again".into() })
+            }
         };
         // A client that went away: its session ends as it is dropped.
         let _ = reply.send(session);

@@ -42,11 +42,17 @@ pub(super) async fn list(settings: Settings, project: Option<ProjectName>, json:
 /// Puts a branch to sleep.
 pub(super) async fn suspend(settings: Settings, branch: BranchRef) -> anyhow::Result<()> {
     let mut url = api(&settings, "v1/branches")?;
-    url.path_segments_mut()
-        .map_err(|()| anyhow::anyhow!("server.admin_listen is no address"))?
-        .extend([branch.project.as_str(), branch.branch.as_str(), "suspend"]);
+    url.path_segments_mut().map_err(|()| anyhow::anyhow!("server.admin_listen is no address"))?.extend([
+        branch.project.as_str(),
+        branch.branch.as_str(),
+        "suspend",
+    ]);
     let client = reqwest::Client::builder().timeout(SUSPEND_TIMEOUT).build()?;
-    let answer = client.post(url).send().await.context("no server answers at server.admin_listen; a branch is only awake on a running one")?;
+    let answer = client
+        .post(url)
+        .send()
+        .await
+        .context("no server answers at server.admin_listen; a branch is only awake on a running one")?;
     if !answer.status().is_success() {
         bail!("{}", answer.text().await?);
     }

@@ -123,7 +123,10 @@ fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result
 }
 
 /// The project, if the config has it.
-fn known_project<'a>(settings: &'a Settings, project: &ProjectName) -> anyhow::Result<&'a crate::settings::ProjectSettings> {
+fn known_project<'a>(
+    settings: &'a Settings,
+    project: &ProjectName,
+) -> anyhow::Result<&'a crate::settings::ProjectSettings> {
     settings.projects.iter().find(|known| known.name == *project).with_context(|| {
         let known: Vec<&str> = settings.projects.iter().map(|project| project.name.as_str()).collect();
         format!("the config has no project {project}; it has: {}", known.join(", "))

@@ -70,7 +70,8 @@ impl BranchFilesystem {
                 }
                 Ok::<_, PageError>(listings)
             });
-            let listings = fetched.and_then(|listings| <[Listing; N]>::try_from(listings).map_err(|_| NameProblem::NotFound.into()));
+            let listings = fetched
+                .and_then(|listings| <[Listing; N]>::try_from(listings).map_err(|_| NameProblem::NotFound.into()));
             action(inner, listings);
         });
     }
@@ -97,8 +98,9 @@ impl BranchFilesystem {
             Err(e) => return answer(&self.0, Err(e)),
         };
         self.with_listings([parent], move |inner, listings| {
-            let made = listings
-                .and_then(|[listing]| inner.volume.create(FileId(parent.0), &name, &listing, (kind, mode & 0o7777, target)));
+            let made = listings.and_then(|[listing]| {
+                inner.volume.create(FileId(parent.0), &name, &listing, (kind, mode & 0o7777, target))
+            });
             answer(inner, made.map(|made| inner.owner.attr(&made)).map_err(|e| errno(&e)));
         });
     }
@@ -118,7 +120,8 @@ impl Inner {
         }
         let parent = self.volume.parent(directory)?;
         // Ids order the entries and serve as offsets: an id is never 1 or 2 but for these.
-        let mut entries = vec![(directory, FileKind::Directory, ".".to_owned()), (parent, FileKind::Directory, "..".to_owned())];
+        let mut entries =
+            vec![(directory, FileKind::Directory, ".".to_owned()), (parent, FileKind::Directory, "..".to_owned())];
         entries.extend(self.volume.entries(directory, listing)?);
         let entries = Arc::new(entries);
         reading.insert(directory.0, entries.clone());
@@ -421,7 +424,14 @@ impl Filesystem for BranchFilesystem {
         });
     }
 
-    fn readdirplus(&self, _request: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
         self.with_listings([ino], move |inner, listings| {
             let directory = FileId(ino.0);
             let listed = listings.and_then(|[listing]| Ok((inner.entries(directory, offset, &listing)?, listing)));

@@ -15,7 +15,9 @@ pub(super) fn errno(error: &PageError) -> Errno {
             NameProblem::NotDirectory => Errno::ENOTDIR,
             NameProblem::Invalid => Errno::EINVAL,
         },
-        PageError::Local { source, .. } if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+        PageError::Local { source, .. }
+            if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) =>
+        {
             tracing::error!(%error, "this node's disk is full; make room in server.data_dir");
             Errno::ENOSPC
         }

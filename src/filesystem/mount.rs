@@ -20,7 +20,9 @@ const THREADS: usize = 4;
 /// Why a mount could not be made or taken away.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
-    #[error("cannot mount {path}: {source}; is /dev/fuse there, and, for an ordinary user, fusermount3 (package fuse3)?")]
+    #[error(
+        "cannot mount {path}: {source}; is /dev/fuse there, and, for an ordinary user, fusermount3 (package fuse3)?"
+    )]
     Mount { path: PathBuf, source: io::Error },
     #[error("cannot unmount {path}: {source}")]
     Unmount { path: PathBuf, source: io::Error },

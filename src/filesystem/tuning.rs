@@ -25,10 +25,7 @@ pub(super) fn lift_throttle(mountpoint: &Path) -> io::Result<()> {
 /// The `major:minor` of a mount; proc(5): the third and fifth field.
 fn device_of<'a>(table: &'a str, mountpoint: &Path) -> Option<&'a str> {
     let fields = table.lines().rev().map(|line| line.split(' ').collect::<Vec<_>>());
-    fields
-        .filter(|fields| fields.len() > 4)
-        .find(|fields| Path::new(fields[4]) == mountpoint)
-        .map(|fields| fields[2])
+    fields.filter(|fields| fields.len() > 4).find(|fields| Path::new(fields[4]) == mountpoint).map(|fields| fields[2])
 }
 
 #[cfg(test)]

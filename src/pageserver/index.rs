@@ -97,7 +97,8 @@ impl Index {
         if sum(&owner, &directory) != crc {
             return Err(damaged("its directory's checksum does not match"));
         }
-        let (frame_crcs, record_pages) = read_directory(&directory).ok_or_else(|| damaged("its directory is cut short"))?;
+        let (frame_crcs, record_pages) =
+            read_directory(&directory).ok_or_else(|| damaged("its directory is cut short"))?;
         Ok(Index {
             store,
             key,
@@ -120,13 +121,16 @@ impl Index {
     pub async fn frame(&self, place: u64) -> Result<FrameRef, PageError> {
         let number = (place / FRAMES_PER_PAGE as u64) as u32;
         let page = self.frame_pages.get_or_insert_async(&number, self.read_frame_page(number)).await?;
-        page.get((place % FRAMES_PER_PAGE as u64) as usize).copied().ok_or_else(|| self.damaged("a frame is missing from it"))
+        page.get((place % FRAMES_PER_PAGE as u64) as usize)
+            .copied()
+            .ok_or_else(|| self.damaged("a frame is missing from it"))
     }
 
     async fn read_frame_page(&self, number: u32) -> Result<Arc<[FrameRef]>, PageError> {
         let first = u64::from(number) * FRAMES_PER_PAGE as u64;
         let last = (first + FRAMES_PER_PAGE as u64).min(self.frames);
-        let crc = self.frame_crcs.get(number as usize).ok_or_else(|| self.damaged("a frame page is missing from it"))?;
+        let crc =
+            self.frame_crcs.get(number as usize).ok_or_else(|| self.damaged("a frame page is missing from it"))?;
         let width = FrameRef::ENCODED as u64;
         let bytes = self.store.get_range(&self.key, first * width..last * width).await?;
         if sum(&self.owner, &bytes) != *crc {
@@ -201,7 +205,13 @@ pub fn write_index(file: &mut std::fs::File, owner: &str, mut records: Vec<Recor
         output.write_all(&stored)?;
         let (stored_length, length) = (stored.len() as u32, bytes.len() as u32);
         let crc = sum(owner, &stored);
-        pages.push(RecordPage { first: (first.parent.0, first.name.clone()), offset, stored: stored_length, length, crc });
+        pages.push(RecordPage {
+            first: (first.parent.0, first.name.clone()),
+            offset,
+            stored: stored_length,
+            length,
+            crc,
+        });
         offset += u64::from(stored_length);
     }
     directory.extend_from_slice(&(pages.len() as u32).to_le_bytes());

@@ -28,18 +28,49 @@ const SPILL: usize = 1 << 20;
 /// One change of the delta.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    Create { id: FileId, parent: FileId, name: String, kind: FileKind, mode: u32, target: Option<String> },
+    Create {
+        id: FileId,
+        parent: FileId,
+        name: String,
+        kind: FileKind,
+        mode: u32,
+        target: Option<String>,
+    },
     /// The first change to a file of the base: where its record is.
-    Adopt { id: FileId, parent: FileId, name: String },
-    Remove { parent: FileId, name: String },
-    Rename { parent: FileId, name: String, new_parent: FileId, new_name: String },
-    Mode { id: FileId, mode: u32 },
+    Adopt {
+        id: FileId,
+        parent: FileId,
+        name: String,
+    },
+    Remove {
+        parent: FileId,
+        name: String,
+    },
+    Rename {
+        parent: FileId,
+        name: String,
+        new_parent: FileId,
+        new_name: String,
+    },
+    Mode {
+        id: FileId,
+        mode: u32,
+    },
     /// Cut to `size`: nothing beyond comes from below or from the overlay again.
-    Truncate { id: FileId, size: u64 },
+    Truncate {
+        id: FileId,
+        size: u64,
+    },
     /// Grown to `size`.
-    Grow { id: FileId, size: u64 },
+    Grow {
+        id: FileId,
+        size: u64,
+    },
     /// These pages are in the overlay file.
-    Pages { id: FileId, runs: Vec<Range<u32>> },
+    Pages {
+        id: FileId,
+        runs: Vec<Range<u32>>,
+    },
 }
 
 /// An open journal.
@@ -121,7 +152,8 @@ impl Journal {
             let mut buffer = lock(&self.buffer);
             (std::mem::take(&mut buffer.records), buffer.appended)
         };
-        let written = write_frame(&mut output, &records).and_then(|()| if durable { output.file.sync_data() } else { Ok(()) });
+        let written =
+            write_frame(&mut output, &records).and_then(|()| if durable { output.file.sync_data() } else { Ok(()) });
         match written {
             Ok(()) if durable => output.durable = appended,
             Ok(()) => {}
@@ -253,11 +285,9 @@ fn decode(reader: &mut Reader<'_>) -> Option<Change> {
             let target = Some(reader.text()?.to_owned()).filter(|target| !target.is_empty());
             Change::Create { id, parent, name, kind, mode, target }
         }
-        2 => Change::Adopt {
-            id: FileId(reader.u64()?),
-            parent: FileId(reader.u64()?),
-            name: reader.text()?.to_owned(),
-        },
+        2 => {
+            Change::Adopt { id: FileId(reader.u64()?), parent: FileId(reader.u64()?), name: reader.text()?.to_owned() }
+        }
         3 => Change::Remove { parent: FileId(reader.u64()?), name: reader.text()?.to_owned() },
         4 => Change::Rename {
             parent: FileId(reader.u64()?),
@@ -288,7 +318,14 @@ mod tests {
     fn changes() -> Vec<Change> {
         let (id, parent, name) = (FileId(20), FileId::ROOT, "base".to_owned());
         vec![
-            Change::Create { id, parent, name: name.clone(), kind: FileKind::Symlink, mode: 0o600, target: Some("t".into()) },
+            Change::Create {
+                id,
+                parent,
+                name: name.clone(),
+                kind: FileKind::Symlink,
+                mode: 0o600,
+                target: Some("t".into()),
+            },
             Change::Adopt { id, parent, name: name.clone() },
             Change::Rename { parent, name: name.clone(), new_parent: id, new_name: "b".into() },
             Change::Remove { parent, name },

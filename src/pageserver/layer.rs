@@ -109,7 +109,8 @@ impl LayerSet {
             return Ok(zero_page());
         }
         let layer = &self.0.layers[place.layer as usize];
-        let (frame, number, length) = layer.frame_of(place.slot).ok_or_else(|| layer.damaged("a page names no frame"))?;
+        let (frame, number, length) =
+            layer.frame_of(place.slot).ok_or_else(|| layer.damaged("a page names no frame"))?;
         let content = self.0.cache.frame(&layer.object, frame, layer.identity(number), length).await?;
         layer.cut(&content, place.slot)
     }
@@ -166,7 +167,8 @@ async fn open_layer(cache: &PageCache, layer: &LayerRef) -> Result<(Layer, Layer
         return Err(damaged("its index's checksum does not match"));
     }
     let index = zstd::bulk::decompress(&stored, footer.length as usize).map_err(|e| damaged(&e.to_string()))?;
-    let (frames, pages, stored_pages) = decode_index(&index, footer).ok_or_else(|| damaged("its index is cut short"))?;
+    let (frames, pages, stored_pages) =
+        decode_index(&index, footer).ok_or_else(|| damaged("its index is cut short"))?;
     let object = cache.object(key.clone(), layer.bytes)?;
     Ok((Layer { object, key, frames, pages: stored_pages }, pages))
 }

@@ -205,7 +205,8 @@ impl Tree {
         (kind, mode, target): (FileKind, u32, Option<String>),
     ) {
         self.next_id = self.next_id.max(id.0 + 1);
-        let transient = self.nodes.get(&parent).is_some_and(|parent| parent.transient) || is_transient(self.name_of(parent), name);
+        let transient =
+            self.nodes.get(&parent).is_some_and(|parent| parent.transient) || is_transient(self.name_of(parent), name);
         let file = (kind == FileKind::File).then(|| Arc::new(DataFile::new(id, 0, transient)));
         self.insert(Node {
             id,

@@ -68,7 +68,12 @@ impl Volume {
         let first_link = FileId::WAL.0 + 1;
         for (number, (name, target)) in source.links.iter().enumerate() {
             let target = target.to_string_lossy().into_owned();
-            tree.create_as(FileId(first_link + number as u64), FileId::ROOT, name, (FileKind::Symlink, 0o777, Some(target)));
+            tree.create_as(
+                FileId(first_link + number as u64),
+                FileId::ROOT,
+                name,
+                (FileKind::Symlink, 0o777, Some(target)),
+            );
         }
         let ground = Ground { base: source.base, layers, journal, overlays, own_pages: AtomicU64::new(0) };
         let volume = Volume {
@@ -435,10 +440,8 @@ impl Volume {
 
     /// Tells whoever waits for the server's readiness what it wrote to its pid file.
     pub fn announce_pid_file(&self, file: &DataFile) {
-        let is_pid_file = self
-            .tree()
-            .node(file.id())
-            .is_ok_and(|node| node.parent == FileId::ROOT && node.name == PID_FILE);
+        let is_pid_file =
+            self.tree().node(file.id()).is_ok_and(|node| node.parent == FileId::ROOT && node.name == PID_FILE);
         let mut content = Vec::new();
         if is_pid_file && self.read_near(file, 0, 4096, &mut content).unwrap_or(false) {
             self.pid_file.send_replace(content);

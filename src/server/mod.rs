@@ -43,9 +43,8 @@ pub async fn serve(settings: Settings) -> Result<(), ServerError> {
     let branches = Branches::start(&settings, catalog, ambient.clone()).await?;
     let proxy = Proxy::bind(&settings.server, &settings.projects, branches.clone(), ambient).await?;
     let address = settings.server.admin_listen;
-    let admin = Admin::bind(address, branches.clone())
-        .await
-        .map_err(|source| ServerError::Admin { address, source })?;
+    let admin =
+        Admin::bind(address, branches.clone()).await.map_err(|source| ServerError::Admin { address, source })?;
     let mut signals = Signals::new().map_err(ServerError::Signal)?;
 
     let (stop, stopped) = watch::channel(false);

@@ -12,7 +12,9 @@ use toml::{Table, Value};
 /// Why the configuration cannot be used; the text says what to change.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    #[error("no config file: looked for {0}; write one (config/offshoot.toml explains every key) or pass --config FILE")]
+    #[error(
+        "no config file: looked for {0}; write one (config/offshoot.toml explains every key) or pass --config FILE"
+    )]
     NotFound(String),
     #[error("cannot read {path}: {source}")]
     Read { path: PathBuf, source: std::io::Error },
@@ -140,7 +142,8 @@ mod tests {
 
     #[test]
     fn the_sample_is_valid_and_says_what_the_defaults_are() {
-        let sample = with(include_str!("../../config/offshoot.toml"), &[("SHOP_TESTER_PASSWORD", "x")]).expect("the sample parses");
+        let sample = with(include_str!("../../config/offshoot.toml"), &[("SHOP_TESTER_PASSWORD", "x")])
+            .expect("the sample parses");
         let least = with(LEAST, &[]).expect("the least config parses");
         assert_eq!(sample.server.listen, least.server.listen);
         assert_eq!(sample.server.handshake_timeout, least.server.handshake_timeout);

@@ -1,7 +1,7 @@
 //! Why an import failed, each with what to do next. The only place that reads meaning into a source's SQLSTATE.
 
-use crate::compute::{ComputeError, MAJORS};
 use crate::branch::LifecycleError;
+use crate::compute::{ComputeError, MAJORS};
 use crate::pageserver::WriteError;
 use crate::store::StoreError;
 use std::io;
@@ -172,9 +172,13 @@ impl From<WriteError> for ImportError {
                 ImportError::DiskFull { place: format!("at {}", path.display()) }
             }
             WriteError::Scratch { path, source } => ImportError::Scratch { path, source },
-            WriteError::Store(StoreError::Full { .. }) => ImportError::DiskFull { place: "in the object store".to_owned() },
+            WriteError::Store(StoreError::Full { .. }) => {
+                ImportError::DiskFull { place: "in the object store".to_owned() }
+            }
             WriteError::Store(error) => ImportError::Store { reason: error.to_string() },
-            WriteError::Orphan(path) => ImportError::Archive { source: io::Error::other(format!("{path} has no directory in it")) },
+            WriteError::Orphan(path) => {
+                ImportError::Archive { source: io::Error::other(format!("{path} has no directory in it")) }
+            }
             WriteError::Page(error) => ImportError::Store { reason: error.to_string() },
         }
     }

@@ -5,8 +5,8 @@
 
 use super::{Expect, Store, StoreError, Version, document, keys};
 use crate::model::{
-    BaseId, BaseManifest, BranchHead, BranchManifest, BranchRef, Entropy, ManifestRef, Nonce, ProjectHead,
-    ProjectName, SealedBase,
+    BaseId, BaseManifest, BranchHead, BranchManifest, BranchRef, Entropy, ManifestRef, Nonce, ProjectHead, ProjectName,
+    SealedBase,
 };
 use bytes::Bytes;
 use futures::StreamExt;
@@ -119,7 +119,9 @@ impl Catalog {
             Ok(version) => Ok(Created::New(Held { head, version })),
             Err(StoreError::Conflict { .. }) => match self.branch_head(&branch).await? {
                 Some(held) => Ok(Created::Existing(held)),
-                None => Err(StoreError::Unavailable { key, reason: "it conflicted, yet is not there; try again".into() }),
+                None => {
+                    Err(StoreError::Unavailable { key, reason: "it conflicted, yet is not there; try again".into() })
+                }
             },
             Err(e) => Err(e),
         }
@@ -163,7 +165,11 @@ impl Catalog {
     }
 
     /// Writes a branch's manifest under `key`.
-    pub async fn create_manifest(&self, key: String, manifest: &BranchManifest) -> Result<(ManifestRef, u64), StoreError> {
+    pub async fn create_manifest(
+        &self,
+        key: String,
+        manifest: &BranchManifest,
+    ) -> Result<(ManifestRef, u64), StoreError> {
         let bytes = document::encode(manifest);
         let (sha256, length) = (document::sha256(&bytes), bytes.len() as u64);
         self.store.create(&key, bytes).await?;
@@ -175,7 +181,10 @@ impl Catalog {
         let key = &reference.key;
         let object = self.store.get(key).await?.ok_or_else(|| StoreError::Missing { key: key.clone() })?;
         if document::sha256(&object.bytes) != reference.sha256 {
-            return Err(StoreError::Damaged { key: key.clone(), what: "its hash is not the one in the branch's head".into() });
+            return Err(StoreError::Damaged {
+                key: key.clone(),
+                what: "its hash is not the one in the branch's head".into(),
+            });
         }
         document::decode(key, &object.bytes)
     }

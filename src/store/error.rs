@@ -13,7 +13,9 @@ pub enum StoreError {
     Damaged { key: String, what: String },
     #[error("the store's disk is full (object {key}); make room or choose another store.url")]
     Full { key: String },
-    #[error("the store refuses access to {key}: {reason}; check the credentials and the rights on the folder or bucket")]
+    #[error(
+        "the store refuses access to {key}: {reason}; check the credentials and the rights on the folder or bucket"
+    )]
     Denied { key: String, reason: String },
     #[error("the store does not keep its promise: {0}")]
     Unsafe(String),
@@ -34,7 +36,8 @@ impl StoreError {
             object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. } => {
                 StoreError::Conflict { key }
             }
-            object_store::Error::PermissionDenied { source, .. } | object_store::Error::Unauthenticated { source, .. } => {
+            object_store::Error::PermissionDenied { source, .. }
+            | object_store::Error::Unauthenticated { source, .. } => {
                 StoreError::Denied { key, reason: source.to_string() }
             }
             other => match io_kind(&other) {

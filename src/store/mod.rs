@@ -90,7 +90,10 @@ impl Store {
         let bytes =
             self.0.backend.get_range(&self.path(key), range).await.map_err(|e| StoreError::from_backend(key, e))?;
         if bytes.len() as u64 != wanted {
-            return Err(StoreError::Damaged { key: key.to_owned(), what: "it is shorter than its manifest says".into() });
+            return Err(StoreError::Damaged {
+                key: key.to_owned(),
+                what: "it is shorter than its manifest says".into(),
+            });
         }
         Ok(bytes)
     }
@@ -140,12 +143,8 @@ impl Store {
     /// The components right below `prefix`, as a directory listing has them.
     pub async fn list_children(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
         let whole = self.path(prefix);
-        let listing = self
-            .0
-            .backend
-            .list_with_delimiter(Some(&whole))
-            .await
-            .map_err(|e| StoreError::from_backend(prefix, e))?;
+        let listing =
+            self.0.backend.list_with_delimiter(Some(&whole)).await.map_err(|e| StoreError::from_backend(prefix, e))?;
         Ok(listing.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_owned)).collect())
     }
 

@@ -17,9 +17,9 @@ const RETRY_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(super) fn open(url: &str) -> Result<Store, StoreError> {
     let refuse = |reason: String| StoreError::Url { url: url.to_owned(), reason };
-    let (scheme, rest) = url
-        .split_once("://")
-        .ok_or_else(|| refuse("write file:///path, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix".into()))?;
+    let (scheme, rest) = url.split_once("://").ok_or_else(|| {
+        refuse("write file:///path, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix".into())
+    })?;
     if scheme == "file" {
         return open_local(url, rest);
     }

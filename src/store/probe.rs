@@ -47,7 +47,10 @@ async fn race(store: &Store, key: &str, what: &str, expect: Expect) -> Result<()
         )));
     };
     if read(store, key).await?.bytes != body(what, winner) {
-        return Err(StoreError::Unsafe(format!("{} reports one winner of a {what}, but holds another's object", store.url())));
+        return Err(StoreError::Unsafe(format!(
+            "{} reports one winner of a {what}, but holds another's object",
+            store.url()
+        )));
     }
     Ok(())
 }
@@ -57,7 +60,10 @@ fn body(what: &str, racer: usize) -> Bytes {
 }
 
 async fn read(store: &Store, key: &str) -> Result<super::Versioned, StoreError> {
-    store.get(key).await?.ok_or_else(|| StoreError::Unsafe(format!("{} lost an object it had acknowledged", store.url())))
+    store
+        .get(key)
+        .await?
+        .ok_or_else(|| StoreError::Unsafe(format!("{} lost an object it had acknowledged", store.url())))
 }
 
 #[cfg(test)]
