@@ -87,7 +87,7 @@ async fn plan(shared: &Shared, down: &Down, recorded: Recorded) -> Result<Branch
         let mut put = |layer: LayerRef, bytes: Vec<u8>| {
             runtime.block_on(store.create(&layer.key, bytes)).map_err(PageError::from)
         };
-        Ok(build_upload(&volume, (&wal, &folder), merge.then_some(&runtime), key, &mut put)?)
+        Ok(build_upload(&volume, (&wal, &folder), (merge, &runtime), key, &mut put)?)
     })
     .await?;
     let kept = if merge { Vec::new() } else { former };

@@ -56,6 +56,16 @@ struct State {
     poisoned: bool,
 }
 
+/// What a layer must have of a file.
+pub(super) struct Carried {
+    /// Pages of the overlay file.
+    pub own: Vec<std::ops::Range<u32>>,
+    /// Pages that a layer or the base has, but that this branch cut off and grew over.
+    pub zeros: Vec<u32>,
+    /// The page that such a cut went through: its head is still what lies below.
+    pub cut: Option<u32>,
+}
+
 /// Something a read or write must have first.
 #[derive(Clone, Copy, Debug)]
 pub enum Need {
@@ -165,19 +175,24 @@ impl DataFile {
         self.read_lock().base
     }
 
-    /// Own pages as runs, and pages that a layer or the base still has but this branch cut off and grew over: these are zeros.
-    pub(super) fn pages_to_carry(&self, ground: &Ground) -> (Vec<std::ops::Range<u32>>, Vec<u32>) {
+    /// What a new layer must have of this file.
+    pub(super) fn pages_to_carry(&self, ground: &Ground) -> Carried {
         let state = self.read_lock();
         let end = PageNo::count_for(state.size);
         let lower_end = ground.layers.end(self.id).max(state.base.map_or(0, |extent| PageNo::count_for(extent.size)));
-        let hidden = (state.lower_limit / PAGE_SIZE as u64) as u32..end.min(lower_end);
-        let zeros = hidden.filter(|page| !state.present.contains(*page)).collect();
-        let mut runs = state.present.runs();
-        runs.retain_mut(|run| {
+        let hidden_from = PageNo::count_for(state.lower_limit);
+        let cut = (state.lower_limit / PAGE_SIZE as u64) as u32;
+        let shows_through = |page: u32| page < lower_end && !state.present.contains(page);
+        let mut own = state.present.runs();
+        own.retain_mut(|run| {
             run.end = run.end.min(end);
             run.start < run.end
         });
-        (runs, zeros)
+        Carried {
+            own,
+            zeros: (hidden_from..end.min(lower_end)).filter(|page| shows_through(*page)).collect(),
+            cut: (cut < hidden_from && state.size > state.lower_limit && shows_through(cut)).then_some(cut),
+        }
     }
 
     /// Pages that show through from a layer.

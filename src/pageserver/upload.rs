@@ -29,11 +29,11 @@ pub struct Upload {
 }
 
 /// Builds the layers of everything the delta holds, and of the local WAL segment. Nothing may write to `volume` meanwhile.
-/// With `merge`, on which requests run, the pages of all former layers go into the new ones too. `key` names the n-th layer.
+/// With `merge`, the pages of all former layers go into the new ones too. `key` names the n-th layer; requests run on `runtime`.
 pub fn build_upload(
     volume: &Volume,
     wal: (&WalSegment, &Path),
-    merge: Option<&Handle>,
+    (merge, runtime): (bool, &Handle),
     key: impl Fn(usize) -> String,
     put: PutLayer<'_>,
 ) -> Result<Upload, PageError> {
@@ -44,7 +44,7 @@ pub fn build_upload(
             .values()
             .filter(|node| node.linked && is_carried(node))
             .filter_map(|node| node.file.clone())
-            .filter(|file| merge.is_some() || file.is_changed())
+            .filter(|file| merge || file.is_changed())
             .collect();
         files.sort_unstable_by_key(|file| file.id());
         (files, tree.diff(is_carried))
@@ -52,22 +52,24 @@ pub fn build_upload(
     let mut layers = Layers { key: &key, put, finished: Vec::new(), writer: LayerWriter::new(key(0)) };
     add_wal(&mut layers, wal.0, wal.1)?;
     for file in files {
-        let (runs, zeros) = file.pages_to_carry(&volume.ground);
-        let mut parts: Vec<(u32, Part)> = runs.into_iter().map(|run| (run.start, Part::Own(run))).collect();
-        parts.extend(zeros.into_iter().map(|page| (page, Part::Zero)));
-        if merge.is_some() {
-            parts.extend(file.layer_pages(&volume.ground).into_iter().map(|page| (page, Part::Former)));
+        let carried = file.pages_to_carry(&volume.ground);
+        let mut parts: Vec<(u32, Part)> = carried.own.into_iter().map(|run| (run.start, Part::Own(run))).collect();
+        parts.extend(carried.zeros.into_iter().map(|page| (page, Part::Zero)));
+        parts.extend(carried.cut.map(|page| (page, Part::Lower)));
+        if merge {
+            let former = file.layer_pages(&volume.ground).into_iter().filter(|page| Some(*page) != carried.cut);
+            parts.extend(former.map(|page| (page, Part::Lower)));
         }
         parts.sort_unstable_by_key(|(page, _)| *page);
         for (page, part) in parts {
-            match (part, merge) {
-                (Part::Own(run), _) => add_run(volume, &file, run, &mut layers)?,
-                (Part::Former, Some(runtime)) => {
+            match part {
+                Part::Own(run) => add_run(volume, &file, run, &mut layers)?,
+                Part::Lower => {
                     let mut content = runtime.block_on(volume.read(&file, PageNo(page).offset(), PAGE_SIZE))?;
                     content.resize(PAGE_SIZE, 0);
                     layers.page(file.id(), PageNo(page), &content)?;
                 }
-                (Part::Zero | Part::Former, _) => layers.page(file.id(), PageNo(page), &[0; PAGE_SIZE])?,
+                Part::Zero => layers.page(file.id(), PageNo(page), &[0; PAGE_SIZE])?,
             }
         }
     }
@@ -80,8 +82,8 @@ enum Part {
     Own(Range<u32>),
     /// Cut off and grown over.
     Zero,
-    /// A former layer.
-    Former,
+    /// What shows through from below.
+    Lower,
 }
 
 /// Whether a node goes into manifests: neither what every start makes anew, nor the node's own links.

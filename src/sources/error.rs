@@ -99,7 +99,7 @@ pub enum ImportError {
 
     #[error("{} is no data directory: {reason}; give the folder that holds PG_VERSION", path.display())]
     NotADataDirectory { path: PathBuf, reason: String },
-    #[error("a server (pid {pid}) runs on {}; stop it, or import from it by its URL", path.display())]
+    #[error("a server (pid {pid}) is running on {}; stop it, or import from it by its URL", path.display())]
     Running { path: PathBuf, pid: i32 },
     #[error("{} was not shut down cleanly ({state}); start Postgres on it and stop it with pg_ctl stop -m fast", path.display())]
     NotShutDown { path: PathBuf, state: String },

@@ -18,7 +18,7 @@ pub async fn probe(store: &Store, entropy: &Entropy) -> Result<(), StoreError> {
 }
 
 async fn race_twice(store: &Store, key: &str) -> Result<(), StoreError> {
-    race(store, key, "create", Expect::Absent).await?;
+    race(store, key, "conditional create", Expect::Absent).await?;
     let first = read(store, key).await?;
     race(store, key, "conditional update", Expect::Version(first.version.clone())).await?;
     match store.put_if(key, Bytes::from_static(b"stale"), Expect::Version(first.version)).await {
