@@ -6,7 +6,7 @@ use super::place::{self, Place};
 use super::shared::Shared;
 use super::task::{self, Message, TaskHandle};
 use super::{AwakeStatus, Session, Status};
-use crate::compute::{self, Identity};
+use crate::compute::{self, ComputeError, Identity};
 use crate::filesystem;
 use crate::model::{
     Ambient, BranchHead, BranchManifest, BranchRef, Database, NodeId, PAGE_SIZE, ProjectName, Role, Target,
@@ -21,10 +21,20 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use tokio::sync::oneshot;
+use std::time::Duration;
+use tokio::sync::{Semaphore, oneshot};
 
 /// Branches suspended at once when the node stops: each is bound by the store's latency, not by this node's cores.
 const STOP_CONCURRENCY: usize = 8;
+
+/// Branches brought back at once when the node starts.
+const ADOPTIONS: usize = 4;
+/// How long a client's login waits for a branch that is being recovered or suspended.
+const SETTLING: Duration = Duration::from_secs(60);
+/// How long after a question that its compute did not answer the branch's task may take to notice that it died.
+const NOTICING: Duration = Duration::from_secs(2);
+/// How often a branch is asked whose compute dies under the question.
+const QUESTIONS: usize = 3;
 
 /// All branches of this node. Cheap to clone.
 #[derive(Clone)]
@@ -41,7 +51,7 @@ struct Inner {
 pub struct BranchSummary {
     /// `project@branch`.
     pub name: String,
-    /// `asleep`, `waking`, `awake`, `suspending`, `down` (its data is on this node, without a compute) or `elsewhere`.
+    /// `asleep`, `waking`, `awake`, `suspending`, `recovering`, `down` (its data is on this node, without a compute) or `elsewhere`.
     pub state: String,
     /// Bytes of its own pages: layers in the store and, while awake, its delta.
     pub own_bytes: u64,
@@ -80,6 +90,7 @@ impl Branches {
             compute: settings.compute.clone(),
             projects: settings.projects.iter().map(|project| (project.name.clone(), project.clone())).collect(),
             ambient,
+            adoptions: Semaphore::new(ADOPTIONS),
             installations: Mutex::new(HashMap::new()),
         });
         let branches = Branches(Arc::new(Inner { shared, tasks: DashMap::new(), stopping: AtomicBool::new(false) }));
@@ -166,8 +177,10 @@ impl Branches {
     }
 
     async fn branch_has_database(&self, branch: &BranchRef, database: &str) -> bool {
-        let databases = match self.awake(branch) {
-            Some(awake) => compute::read_databases(&awake.socket, &awake.superuser, &awake.database).await.ok(),
+        let asked = self
+            .ask(branch, async |awake| compute::read_databases(&awake.socket, &awake.superuser, &awake.database).await);
+        let databases = match asked.await {
+            Some(answer) => answer.ok(),
             None => self.manifest(branch).await.ok().flatten().map(|manifest| manifest.databases),
         };
         databases.is_some_and(|databases| databases.iter().any(|d| d.name == database && d.allow_connections))
@@ -175,14 +188,39 @@ impl Branches {
 
     /// The role `name` as the branch has it, or would have it were it made now. Makes nothing and starts nothing.
     pub async fn role(&self, branch: &BranchRef, name: &str) -> Result<Option<Role>, BranchError> {
-        let trouble = |e: LifecycleError| e.of_branch(branch);
-        let roles = match self.awake(branch) {
-            Some(awake) => compute::read_roles(&awake.socket, &awake.superuser, &awake.database)
-                .await
-                .map_err(|e| trouble(e.into()))?,
-            None => self.recorded_roles(branch).await.map_err(trouble)?,
+        let asked =
+            self.ask(branch, async |awake| compute::read_roles(&awake.socket, &awake.superuser, &awake.database).await);
+        let roles = match asked.await {
+            Some(answer) => answer.map_err(LifecycleError::from),
+            None => self.recorded_roles(branch).await,
         };
+        let roles = roles.map_err(|e| e.of_branch(branch))?;
         Ok(roles.into_iter().find(|role| role.name == name))
+    }
+
+    /// Asks the branch's compute; `None` where it has none, and what is recorded of it holds. A branch that is between two states is waited for:
+    /// what it was before is no longer recorded, or not yet.
+    async fn ask<T>(
+        &self,
+        branch: &BranchRef,
+        question: impl AsyncFn(AwakeStatus) -> Result<T, ComputeError>,
+    ) -> Option<Result<T, ComputeError>> {
+        let mut status = self.0.tasks.get(branch)?.status.clone();
+        let mut answer = None;
+        for _ in 0..QUESTIONS {
+            let settled = |status: &Status| !matches!(status, Status::Recovering | Status::Suspending);
+            let waited = tokio::time::timeout(SETTLING, status.wait_for(settled)).await;
+            let now = waited.ok().and_then(Result::ok).map(|status| status.clone());
+            let Some(Status::Awake(awake)) = now else { return answer };
+            status.mark_unchanged();
+            match question(awake).await {
+                Ok(told) => return Some(Ok(told)),
+                Err(error) => answer = Some(Err(error)),
+            }
+            // It may have died under the question.
+            let _ = tokio::time::timeout(NOTICING, status.changed()).await;
+        }
+        answer
     }
 
     /// Roles of a branch that is not up here: its own, or its base's where it has none of its own yet.
@@ -207,14 +245,6 @@ impl Branches {
         match held.and_then(|held| held.head.manifest) {
             Some(reference) => Ok(Some(self.0.shared.catalog.branch_manifest(&reference).await?)),
             None => Ok(None),
-        }
-    }
-
-    fn awake(&self, branch: &BranchRef) -> Option<AwakeStatus> {
-        let task = self.0.tasks.get(branch)?;
-        match &*task.status.borrow() {
-            Status::Awake(awake) => Some(awake.clone()),
-            _ => None,
         }
     }
 
@@ -266,6 +296,7 @@ impl Branches {
         let (state, own_pages) = match &*task.status.borrow() {
             Status::Asleep => ("asleep", 0),
             Status::Waking => ("waking", 0),
+            Status::Recovering => ("recovering", 0),
             Status::Suspending => ("suspending", 0),
             Status::Down { own_pages } => ("down", *own_pages),
             Status::Awake(awake) => {

@@ -51,6 +51,8 @@ impl Drop for Session {
 enum Status {
     Asleep,
     Waking,
+    /// Being brought back from what is on this node's disk, which the store does not know.
+    Recovering,
     Awake(AwakeStatus),
     Suspending,
     /// Its state is on this node's disk, without a compute.

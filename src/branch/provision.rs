@@ -48,7 +48,7 @@ pub(super) async fn bring_up(shared: &Shared, branch: &BranchRef) -> Result<Up, 
     let (how, up) = match held {
         None => match make(shared, branch).await? {
             Made::Up(up) => ("made", *up),
-            Made::Existing(held) => ("woken", wake(shared, branch, held).await?),
+            Made::Existing(held) => ("woken", wake(shared, branch, *held).await?),
         },
         Some(held) if held.head.holder.as_ref().is_some_and(|holder| holder.node == shared.node) => {
             let place = Place::of(&shared.data_dir, &held.head.id);
@@ -68,7 +68,7 @@ pub(super) async fn bring_up(shared: &Shared, branch: &BranchRef) -> Result<Up, 
 enum Made {
     Up(Box<Up>),
     /// Another node was first.
-    Existing(Held),
+    Existing(Box<Held>),
 }
 
 async fn make(shared: &Shared, branch: &BranchRef) -> Result<Made, BranchError> {
@@ -113,7 +113,7 @@ async fn make(shared: &Shared, branch: &BranchRef) -> Result<Made, BranchError> 
         }
         (Ok(Created::Existing(held)), started) => {
             abandon(shared, &head.id, started.ok().map(|(_, _, awake)| awake)).await;
-            Ok(Made::Existing(held))
+            Ok(Made::Existing(Box::new(held)))
         }
         (Err(e), started) => {
             abandon(shared, &head.id, started.ok().map(|(_, _, awake)| awake)).await;

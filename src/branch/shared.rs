@@ -10,6 +10,7 @@ use crate::store::Catalog;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
+use tokio::sync::Semaphore;
 
 pub(super) struct Shared {
     pub catalog: Catalog,
@@ -21,6 +22,8 @@ pub(super) struct Shared {
     pub compute: ComputeSettings,
     pub projects: BTreeMap<ProjectName, ProjectSettings>,
     pub ambient: Ambient,
+    /// Turns for branches that are brought back at the start of a node: a recovery is bound by its cores.
+    pub adoptions: Semaphore,
     pub installations: Mutex<HashMap<u32, Installation>>,
 }
 

@@ -75,7 +75,7 @@ struct Task {
 /// Starts the task of a branch. With `held`, the branch was left on this node's disk by a daemon that was killed.
 pub(super) fn spawn(shared: Arc<Shared>, branch: BranchRef, idle_timeout: Duration, held: Option<Held>) -> TaskHandle {
     let (messages, receiver) = mpsc::channel(QUEUE);
-    let (status, watched) = watch::channel(Status::Asleep);
+    let (status, watched) = watch::channel(if held.is_some() { Status::Recovering } else { Status::Asleep });
     let sessions = Arc::new(Sessions::default());
     let task = Task {
         shared,
@@ -127,17 +127,20 @@ impl Task {
         }
     }
 
-    async fn adopt(&self, held: Held) -> State {
-        match provision::recover_down(&self.shared, &self.branch, held).await {
-            Ok(down) => {
-                self.announce(Status::Down { own_pages: down.volume.own_pages() });
-                State::Down(Box::new(down))
-            }
+    /// Brings up what a killed daemon left: only the branch itself knows its roles, and only a clean stop lets it be uploaded.
+    async fn adopt(&mut self, held: Held) -> State {
+        let shared = self.shared.clone();
+        let _turn = shared.adoptions.acquire().await;
+        let state = match provision::recover_down(&self.shared, &self.branch, held).await {
+            Ok(down) => self.start_again(Box::new(down)).await.0,
             Err(error) => {
                 tracing::error!(branch = %self.branch, %error, "what a killed daemon left cannot be opened; the next connect tries again");
                 State::Asleep
             }
-        }
+        };
+        self.announce_state(&state);
+        self.idle_since = Instant::now();
+        state
     }
 
     async fn open(&mut self, state: State, reply: oneshot::Sender<Result<Session, BranchError>>) -> State {
@@ -173,7 +176,7 @@ impl Task {
 
     async fn start_again(&mut self, down: Box<Down>) -> (State, Result<(), BranchError>) {
         let started = Instant::now();
-        self.announce(Status::Waking);
+        self.announce(Status::Recovering);
         match provision::start_again(*down).await {
             Ok(up) => {
                 self.restarts = 0;
@@ -190,6 +193,7 @@ impl Task {
     /// The server died under its sessions. They end by themselves; the branch is brought back.
     async fn recover(&mut self, state: State) -> State {
         let State::Awake(up) = state else { return state };
+        self.announce(Status::Recovering);
         let down = match suspend::take_down(*up).await {
             Ok((down, _)) => Box::new(down),
             Err(error) => {

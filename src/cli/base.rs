@@ -1,4 +1,4 @@
-//! `offshoot base …`
+//! `offshoot base …`: what the store holds of a project, read from it directly; no server is needed.
 
 use super::{bytes, known_project, table, time};
 use crate::model::{Entropy, ProjectName};

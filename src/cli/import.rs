@@ -1,4 +1,4 @@
-//! `offshoot import`
+//! `offshoot import`: a source into the project's next base, with its progress on standard error. Works beside a running server.
 
 use super::{bytes, known_project};
 use crate::model::{Ambient, ProjectName};

@@ -5,6 +5,7 @@
 
 use super::attributes::{Owner, TTL, file_type};
 use super::errno::errno;
+use super::readings::{Readings, cookie};
 use crate::model::{FileId, FileKind};
 use crate::pageserver::{DataFile, Listing, NameProblem, PageError, Volume};
 use fuser::{
@@ -13,12 +14,11 @@ use fuser::{
     ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::future::Future;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::runtime::Handle;
 
@@ -27,16 +27,13 @@ const MAX_WRITE: u32 = 1 << 20;
 /// Requests the kernel keeps in flight for read-ahead and writeback; its default of 12 starves bulk writes.
 const MAX_BACKGROUND: u16 = 64;
 
-/// A directory read half-way: its entries as they were at the first request.
-type Entries = Arc<Vec<(FileId, FileKind, String)>>;
-
 pub(super) struct BranchFilesystem(Arc<Inner>);
 
 struct Inner {
     volume: Arc<Volume>,
     owner: Owner,
     runtime: Handle,
-    reading: Mutex<HashMap<u64, Entries>>,
+    readings: Readings,
 }
 
 thread_local! {
@@ -47,7 +44,7 @@ impl BranchFilesystem {
     pub(super) fn new(volume: Arc<Volume>, (uid, gid): (u32, u32), runtime: Handle) -> Self {
         // Only shown by stat: nothing is decided by it.
         let owner = Owner { uid, gid, since: SystemTime::UNIX_EPOCH };
-        Self(Arc::new(Inner { volume, owner, runtime, reading: Mutex::default() }))
+        Self(Arc::new(Inner { volume, owner, runtime, readings: Readings::default() }))
     }
 
     /// Runs `action` with the base's listings of `directories`: at once if they are in memory, otherwise after fetching them.
@@ -111,37 +108,12 @@ impl Inner {
     fn wait<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime.block_on(future)
     }
-
-    /// The entries as of `offset` 0, until the directory was read to its end.
-    fn entries(&self, directory: FileId, offset: u64, listing: &Listing) -> Result<Entries, PageError> {
-        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        if let (Some(entries), true) = (reading.get(&directory.0), offset > 0) {
-            return Ok(entries.clone());
-        }
-        let parent = self.volume.parent(directory)?;
-        // Ids order the entries and serve as offsets: an id is never 1 or 2 but for these.
-        let mut entries =
-            vec![(directory, FileKind::Directory, ".".to_owned()), (parent, FileKind::Directory, "..".to_owned())];
-        entries.extend(self.volume.entries(directory, listing)?);
-        let entries = Arc::new(entries);
-        reading.insert(directory.0, entries.clone());
-        Ok(entries)
-    }
-
-    fn read_to_end(&self, directory: FileId) {
-        self.reading.lock().unwrap_or_else(PoisonError::into_inner).remove(&directory.0);
-    }
 }
 
 /// A name as UTF-8 of at most NAME_MAX bytes.
 fn checked(name: &OsStr) -> Result<String, Errno> {
     let name = name.to_str().ok_or(Errno::EILSEQ)?;
     if name.len() > 255 { Err(Errno::ENAMETOOLONG) } else { Ok(name.to_owned()) }
-}
-
-/// The place to go on reading from after the entry at `index`.
-fn cookie(index: usize, id: FileId) -> u64 {
-    if index < 2 { index as u64 + 1 } else { id.0 }
 }
 
 impl Filesystem for BranchFilesystem {
@@ -410,7 +382,9 @@ impl Filesystem for BranchFilesystem {
     fn readdir(&self, _request: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         self.with_listings([ino], move |inner, listings| {
             let directory = FileId(ino.0);
-            let entries = match listings.and_then(|[listing]| inner.entries(directory, offset, &listing)) {
+            let entries = match listings
+                .and_then(|[listing]| inner.readings.entries(&inner.volume, directory, offset, &listing))
+            {
                 Ok(entries) => entries,
                 Err(e) => return reply.error(errno(&e)),
             };
@@ -419,7 +393,7 @@ impl Filesystem for BranchFilesystem {
                     return reply.ok();
                 }
             }
-            inner.read_to_end(directory);
+            inner.readings.finished(directory);
             reply.ok();
         });
     }
@@ -434,7 +408,9 @@ impl Filesystem for BranchFilesystem {
     ) {
         self.with_listings([ino], move |inner, listings| {
             let directory = FileId(ino.0);
-            let listed = listings.and_then(|[listing]| Ok((inner.entries(directory, offset, &listing)?, listing)));
+            let listed = listings.and_then(|[listing]| {
+                Ok((inner.readings.entries(&inner.volume, directory, offset, &listing)?, listing))
+            });
             let (entries, listing) = match listed {
                 Ok(listed) => listed,
                 Err(e) => return reply.error(errno(&e)),
@@ -455,7 +431,7 @@ impl Filesystem for BranchFilesystem {
                     return reply.ok();
                 }
             }
-            inner.read_to_end(directory);
+            inner.readings.finished(directory);
             reply.ok();
         });
     }

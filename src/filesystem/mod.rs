@@ -7,6 +7,7 @@ mod adapter;
 mod attributes;
 mod errno;
 mod mount;
+mod readings;
 mod tuning;
 
 pub use mount::{Mount, MountError, detach_stale};

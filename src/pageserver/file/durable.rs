@@ -1,0 +1,90 @@
+//! Making a file durable, and taking it up again from the journal.
+
+use super::{DataFile, Ground};
+use crate::model::PageNo;
+use crate::pageserver::PageError;
+use crate::pageserver::journal::Change;
+use crate::pageserver::page_set::PageSet;
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+impl DataFile {
+    /// Makes everything written so far durable: data first, then the journal frame that makes it visible.
+    /// A failure poisons the file: what the kernel dropped cannot be written again by trying once more.
+    pub(in crate::pageserver) fn sync(&self, ground: &Ground) -> Result<(), PageError> {
+        if self.is_transient() {
+            return Ok(());
+        }
+        let (overlay, runs, size, journaled_size) = {
+            let mut state = self.write_lock();
+            if state.poisoned {
+                return Err(PageError::Poisoned(format!("{:?}", self.id)));
+            }
+            let runs = std::mem::take(&mut state.unjournaled).runs();
+            let (size, journaled_size) = (state.size, state.journaled_size);
+            state.journaled_size = size;
+            (state.overlay.clone(), runs, size, journaled_size)
+        };
+        let outcome = self.sync_parts(ground, overlay, runs, (size != journaled_size).then_some(size));
+        if outcome.is_err() {
+            self.write_lock().poisoned = true;
+        }
+        outcome
+    }
+
+    fn sync_parts(
+        &self,
+        ground: &Ground,
+        overlay: Option<Arc<File>>,
+        runs: Vec<std::ops::Range<u32>>,
+        grown_to: Option<u64>,
+    ) -> Result<(), PageError> {
+        if let Some(overlay) = overlay {
+            overlay.sync_data().map_err(|e| self.local(e))?;
+        }
+        if let Some(size) = grown_to {
+            ground.journal.append(&Change::Grow { id: self.id, size });
+        }
+        if !runs.is_empty() {
+            ground.journal.append(&Change::Pages { id: self.id, runs });
+        }
+        ground.journal.commit()
+    }
+
+    /// Takes a change from the journal at open.
+    pub(in crate::pageserver) fn replay(&self, ground: &Ground, change: &Change) -> Result<(), PageError> {
+        let mut state = self.write_lock();
+        state.known = true;
+        match change {
+            Change::Truncate { size, .. } => {
+                let gone = state.present.truncate(PageNo::count_for(*size));
+                ground.own_pages.fetch_sub(gone, Ordering::Relaxed);
+                state.lower_limit = state.lower_limit.min(*size);
+                (state.size, state.journaled_size) = (*size, *size);
+            }
+            Change::Grow { size, .. } => (state.size, state.journaled_size) = (*size, *size),
+            Change::Pages { runs, .. } => {
+                self.overlay(ground, &mut state)?;
+                for run in runs {
+                    let added = state.present.insert(run.clone());
+                    ground.own_pages.fetch_add(added, Ordering::Relaxed);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Forgets a file that no name and no kernel refers to any more. True if its overlay may be removed only after the next commit,
+    /// since the journal still names its pages.
+    pub(in crate::pageserver) fn discard(&self, ground: &Ground) -> bool {
+        let mut state = self.write_lock();
+        let gone = state.present.truncate(0);
+        ground.own_pages.fetch_sub(gone, Ordering::Relaxed);
+        let journaled = gone > state.unjournaled.count();
+        state.unjournaled = PageSet::default();
+        let had_overlay = state.overlay.take().is_some();
+        had_overlay && journaled
+    }
+}
