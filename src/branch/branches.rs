@@ -178,7 +178,7 @@ impl Branches {
 
     async fn branch_has_database(&self, branch: &BranchRef, database: &str) -> bool {
         let asked = self
-            .ask(branch, async |awake| compute::read_databases(&awake.socket, &awake.superuser, &awake.database).await);
+            .ask(branch, async |awake| compute::read_databases(&awake.socket, &awake.superuser).await);
         let databases = match asked.await {
             Some(answer) => answer.ok(),
             None => self.manifest(branch).await.ok().flatten().map(|manifest| manifest.databases),
@@ -189,7 +189,7 @@ impl Branches {
     /// The role `name` as the branch has it, or would have it were it made now. Makes nothing and starts nothing.
     pub async fn role(&self, branch: &BranchRef, name: &str) -> Result<Option<Role>, BranchError> {
         let asked =
-            self.ask(branch, async |awake| compute::read_roles(&awake.socket, &awake.superuser, &awake.database).await);
+            self.ask(branch, async |awake| compute::read_roles(&awake.socket, &awake.superuser).await);
         let roles = match asked.await {
             Some(answer) => answer.map_err(LifecycleError::from),
             None => self.recorded_roles(branch).await,

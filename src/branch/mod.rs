@@ -65,7 +65,6 @@ enum Status {
 struct AwakeStatus {
     socket: PathBuf,
     superuser: String,
-    database: String,
     volume: Weak<Volume>,
     /// Bytes of its layers in the store.
     stored_bytes: u64,

@@ -257,7 +257,6 @@ impl Task {
             State::Awake(up) => Status::Awake(super::AwakeStatus {
                 socket: up.awake.compute.socket().to_owned(),
                 superuser: up.base.manifest.cluster.superuser.clone(),
-                database: maintenance_database(up),
                 volume: Arc::downgrade(up.awake.volume()),
                 stored_bytes: up.held.head.own_bytes,
             }),
@@ -267,13 +266,6 @@ impl Task {
     fn announce(&self, status: Status) {
         self.status.send_replace(status);
     }
-}
-
-/// The database that Offshoot asks its own questions in.
-fn maintenance_database(up: &Up) -> String {
-    let databases = &up.base.manifest.cluster.databases;
-    let usable = |name: &str| databases.iter().any(|database| database.name == name && database.allow_connections);
-    if usable("postgres") { "postgres".to_owned() } else { "template1".to_owned() }
 }
 
 /// Resolves with a description when the compute ends by itself; never while there is none.

@@ -31,23 +31,20 @@ const SERVER: &str = "
     FROM pg_authid WHERE oid = 10";
 
 /// The roles as the running compute has them now.
-pub async fn read_roles(socket: &Path, superuser: &str, database: &str) -> Result<Vec<Role>, ComputeError> {
-    query(socket, async { roles(&connect(socket, superuser, database).await?).await }).await
+pub async fn read_roles(socket: &Path, superuser: &str) -> Result<Vec<Role>, ComputeError> {
+    query(socket, async { roles(&connect_anywhere(socket, superuser).await?).await }).await
 }
 
 /// The databases as the running compute has them now.
-pub async fn read_databases(socket: &Path, superuser: &str, database: &str) -> Result<Vec<Database>, ComputeError> {
-    query(socket, async { databases(&connect(socket, superuser, database).await?).await }).await
+pub async fn read_databases(socket: &Path, superuser: &str) -> Result<Vec<Database>, ComputeError> {
+    query(socket, async { databases(&connect_anywhere(socket, superuser).await?).await }).await
 }
 
 /// What base and branch manifests record of a cluster. `settings` is left empty. `run_as` is a superuser, for instance what
 /// [`super::bootstrap_superuser`] found.
 pub async fn read_cluster(socket: &Path, run_as: &str) -> Result<Cluster, ComputeError> {
     let read = async {
-        let client = match connect(socket, run_as, "postgres").await {
-            Err(error) if refuses_connections(&error) => connect(socket, run_as, "template1").await?,
-            connected => connected?,
-        };
+        let client = connect_anywhere(socket, run_as).await?;
         let server = client.query_one(SERVER, &[]).await?;
         Ok(Cluster {
             major: server.try_get::<_, i32>(0)? as u32,
@@ -68,6 +65,14 @@ async fn query<T>(
     match tokio::time::timeout(QUERY_TIMEOUT, read).await {
         Ok(read) => read.map_err(|source| ComputeError::Query { socket: socket.to_owned(), source }),
         Err(_) => Err(ComputeError::QueryTimeout { socket: socket.to_owned(), limit: QUERY_TIMEOUT }),
+    }
+}
+
+/// A connection to `postgres`, or to `template1` where someone dropped that.
+async fn connect_anywhere(socket: &Path, user: &str) -> Result<Client, tokio_postgres::Error> {
+    match connect(socket, user, "postgres").await {
+        Err(error) if refuses_connections(&error) => connect(socket, user, "template1").await,
+        connected => connected,
     }
 }
 

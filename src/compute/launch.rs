@@ -74,7 +74,6 @@ impl Compute {
     pub async fn start(launch: Launch<'_>) -> Result<Compute, ComputeError> {
         let mut pid_file = launch.pid_file.clone();
         let prepared = Prepared::new(&launch).await?;
-        let fsync = prepared.parameters.fsync;
         pid_file.mark_unchanged();
         let mut compute = Compute {
             child: spawn(&launch, &mut prepared.command(&launch, &["-D"], &[])?)?,
@@ -84,11 +83,10 @@ impl Compute {
             stop_timeout: launch.settings.stop_timeout,
             exit: None,
         };
-        let data_dir = compute.data_dir.clone();
         let limit = launch.settings.start_timeout;
         tokio::select! {
             exit = compute.ended() => Err(compute.start_error(&exit)),
-            () = readiness::accepts_connections(pid_file, &data_dir, fsync) => Ok(compute),
+            () = readiness::accepts_connections(pid_file) => Ok(compute),
             () = tokio::time::sleep(limit) => {
                 compute.kill().await;
                 Err(ComputeError::Timeout { limit, log: compute.log.tail() })

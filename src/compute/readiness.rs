@@ -1,31 +1,22 @@
 //! When a server accepts connections.
 //!
 //! The postmaster writes its state into line 8 of `postmaster.pid` and fsyncs the file each time (`AddToDataDirLockFile` of
-//! miscinit.c, `PM_STATUS_READY` of pidfile.h). Our filesystem serves that fsync, so readiness is an event. Only a server
-//! that was told not to sync has none; then the file is read at growing intervals.
+//! miscinit.c, `PM_STATUS_READY` of pidfile.h). Our filesystem serves that fsync, so readiness is an event.
 
-use std::path::Path;
-use std::time::Duration;
 use tokio::sync::watch;
 
 /// The line that holds the postmaster's state, counted from 0 (`LOCK_FILE_LINE_PM_STATUS`).
 const STATUS_LINE: usize = 7;
-/// First and longest pause between two reads where there is no event.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
 
 /// Resolves once `pid_file` says so. What it held before the start must be marked as seen. Does not give up by itself.
-pub(super) async fn accepts_connections(mut pid_file: watch::Receiver<Vec<u8>>, data_dir: &Path, fsync: bool) {
-    while fsync && pid_file.changed().await.is_ok() {
+pub(super) async fn accepts_connections(mut pid_file: watch::Receiver<Vec<u8>>) {
+    while pid_file.changed().await.is_ok() {
         if is_ready(&pid_file.borrow_and_update()) {
             return;
         }
     }
-    let file = data_dir.join("postmaster.pid");
-    let mut pause = PAUSES.0;
-    while !tokio::fs::read(&file).await.is_ok_and(|content| is_ready(&content)) {
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSES.1);
-    }
+    // The filesystem is gone, and the server will follow: its end is waited for elsewhere.
+    std::future::pending().await
 }
 
 fn is_ready(content: &[u8]) -> bool {
@@ -51,7 +42,7 @@ mod tests {
     async fn what_was_there_before_the_start_does_not_count() {
         let (sender, mut receiver) = watch::channel(READY.to_vec());
         receiver.mark_unchanged();
-        let waiting = tokio::spawn(async move { accepts_connections(receiver, Path::new("/nonexistent"), true).await });
+        let waiting = tokio::spawn(async move { accepts_connections(receiver).await });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
         sender.send(STARTING.to_vec()).unwrap();

@@ -99,16 +99,6 @@ async fn a_data_directory_without_its_configuration_starts() {
 }
 
 #[tokio::test]
-async fn without_fsync_readiness_is_found_too() {
-    let mut fixture = Fixture::new(MAJOR).await;
-    fixture.parameters = [("fsync".to_owned(), "off".to_owned())].into();
-    let (data_dir, run_dir) = (fixture.data_dir(), fixture.run_dir());
-    let (_sender, silent) = watch::channel(Vec::new());
-    let mut compute = Compute::start(fixture.launch(&data_dir, &run_dir, silent)).await.unwrap();
-    assert!(compute.stop().await.clean);
-}
-
-#[tokio::test]
 async fn a_killed_compute_is_noticed_and_recovers_at_its_next_start() {
     let fixture = Fixture::new(MAJOR).await;
     let mut compute = fixture.start().await.unwrap();
@@ -210,7 +200,7 @@ async fn roles_and_databases_are_read_as_they_are() {
         .unwrap();
     client.batch_execute("CREATE DATABASE shop ALLOW_CONNECTIONS false").await.unwrap();
 
-    let roles = read_roles(compute.socket(), "boot", "postgres").await.unwrap();
+    let roles = read_roles(compute.socket(), "boot").await.unwrap();
     assert_eq!(roles.iter().map(|role| role.name.as_str()).collect::<Vec<_>>(), ["boot", "ever", "past", "plain"]);
     let plain = &roles[3];
     assert!(plain.can_login && !plain.superuser);
@@ -219,7 +209,7 @@ async fn roles_and_databases_are_read_as_they_are() {
     assert_eq!(roles[1].valid_until, None);
     assert_eq!(roles[2].valid_until, Some(0));
 
-    let databases = read_databases(compute.socket(), "boot", "postgres").await.unwrap();
+    let databases = read_databases(compute.socket(), "boot").await.unwrap();
     let shop = databases.iter().find(|database| database.name == "shop").unwrap();
     assert!(!shop.allow_connections && !shop.is_template);
 

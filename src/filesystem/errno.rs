@@ -15,6 +15,7 @@ pub(super) fn errno(error: &PageError) -> Errno {
             NameProblem::NotDirectory => Errno::ENOTDIR,
             NameProblem::Invalid => Errno::EINVAL,
         },
+        PageError::TooLarge => Errno::EFBIG,
         PageError::Local { source, .. }
             if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) =>
         {

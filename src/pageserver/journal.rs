@@ -128,32 +128,32 @@ impl Journal {
             buffer.appended += 1;
             buffer.records.len() > SPILL
         };
-        if spill {
-            // Not yet promised to anyone: a failure shows at the commit.
-            let _ = self.write(false);
+        // Not yet promised to anyone: a failure shows at the commit. Where a commit is under way, the next one takes these along.
+        if spill && let Ok(mut output) = self.file.try_lock() {
+            let _ = self.write(&mut output, false);
         }
     }
 
     /// Makes every change appended so far durable.
     pub fn commit(&self) -> Result<(), PageError> {
-        self.write(true)
-    }
-
-    fn write(&self, durable: bool) -> Result<(), PageError> {
         let wanted = lock(&self.buffer).appended;
         let mut output = lock(&self.file);
+        if output.durable >= wanted && !output.failed {
+            return Ok(());
+        }
+        self.write(&mut output, true)
+    }
+
+    fn write(&self, output: &mut Output, durable: bool) -> Result<(), PageError> {
         if output.failed {
             return Err(PageError::Poisoned(self.path.display().to_string()));
-        }
-        if output.durable >= wanted {
-            return Ok(());
         }
         let (records, appended) = {
             let mut buffer = lock(&self.buffer);
             (std::mem::take(&mut buffer.records), buffer.appended)
         };
         let written =
-            write_frame(&mut output, &records).and_then(|()| if durable { output.file.sync_data() } else { Ok(()) });
+            write_frame(output, &records).and_then(|()| if durable { output.file.sync_data() } else { Ok(()) });
         match written {
             Ok(()) if durable => output.durable = appended,
             Ok(()) => {}

@@ -23,6 +23,12 @@ pub struct Attributes {
     pub size: u64,
 }
 
+impl Attributes {
+    pub(super) fn with_size_of(self, file: Option<&DataFile>) -> Attributes {
+        Attributes { size: file.map_or(self.size, DataFile::size), ..self }
+    }
+}
+
 pub(super) struct Node {
     pub id: FileId,
     pub parent: FileId,
@@ -124,13 +130,10 @@ impl Tree {
         self.nodes.get_mut(&id).ok_or(NameProblem::NotFound)
     }
 
-    pub fn attributes(&self, id: FileId) -> Result<Attributes, NameProblem> {
+    /// A regular file's size is 0 here: see [`Attributes::with_size_of`].
+    pub fn attributes_but_size(&self, id: FileId) -> Result<Attributes, NameProblem> {
         let node = self.node(id)?;
-        let size = match (&node.file, &node.target) {
-            (Some(file), _) => file.size(),
-            (None, Some(target)) => target.len() as u64,
-            _ => 0,
-        };
+        let size = node.target.as_ref().map_or(0, |target| target.len() as u64);
         Ok(Attributes { id, kind: node.kind, mode: node.mode, size })
     }
 

@@ -84,6 +84,9 @@ impl Volume {
             pid_file: watch::Sender::new(Vec::new()),
         };
         volume.replay(changes).await?;
+        for file in volume.files() {
+            file.settle()?;
+        }
         volume.remove_strays()?;
         Ok(volume)
     }
@@ -94,9 +97,15 @@ impl Volume {
                 Change::Create { id, parent, name, kind, mode, target } => {
                     self.tree().create_as(*id, *parent, name, (*kind, *mode, target.clone()));
                 }
-                Change::Adopt { parent, name, .. } => {
+                Change::Adopt { id, parent, name } => {
                     let listing = self.listing(*parent).await?;
-                    self.tree().resolve(*parent, name, &listing)?;
+                    let mut tree = self.tree();
+                    // The kernel may write back a page of a file that was just removed: its record then stands behind the removal.
+                    match tree.resolve(*parent, name, &listing) {
+                        Err(NameProblem::NotFound) => {}
+                        _ if tree.nodes.contains_key(id) => {}
+                        outcome => drop(outcome?),
+                    }
                 }
                 Change::Remove { parent, name } => {
                     let listing = self.listing(*parent).await?;
@@ -120,8 +129,10 @@ impl Volume {
                 }
                 Change::Mode { id, mode } => {
                     let mut tree = self.tree();
-                    let node = tree.node_mut(*id)?;
-                    (node.mode, node.changed) = (*mode, true);
+                    // As for Adopt.
+                    if let Ok(node) = tree.node_mut(*id) {
+                        (node.mode, node.changed) = (*mode, true);
+                    }
                 }
                 Change::Truncate { id, .. } | Change::Grow { id, .. } | Change::Pages { id, .. } => {
                     // A file that was removed while a later fsync still named it.
@@ -167,10 +178,15 @@ impl Volume {
 
     /// What `name` is. The kernel is told of it, so its reference is counted.
     pub fn lookup(&self, parent: FileId, name: &str, listing: &Listing) -> Result<Attributes, PageError> {
-        let mut tree = self.tree();
-        let id = tree.resolve(parent, name, listing)?;
-        tree.node_mut(id)?.lookups += 1;
-        Ok(tree.attributes(id)?)
+        let (attributes, file) = {
+            let mut tree = self.tree();
+            let id = tree.resolve(parent, name, listing)?;
+            let node = tree.node_mut(id)?;
+            node.lookups += 1;
+            let file = node.file.clone();
+            (tree.attributes_but_size(id)?, file)
+        };
+        Ok(attributes.with_size_of(file.as_deref()))
     }
 
     /// The id behind a name, which the kernel is not told of.
@@ -180,7 +196,12 @@ impl Volume {
 
     /// What a node is.
     pub fn attributes(&self, id: FileId) -> Result<Attributes, PageError> {
-        Ok(self.tree().attributes(id)?)
+        // Not under the tree's lock: a file's size may have to wait for a truncation, and that for the disk.
+        let (attributes, file) = {
+            let tree = self.tree();
+            (tree.attributes_but_size(id)?, tree.node(id)?.file.clone())
+        };
+        Ok(attributes.with_size_of(file.as_deref()))
     }
 
     /// Where a symlink points.
@@ -203,7 +224,7 @@ impl Volume {
         if !node.transient {
             self.ground.journal.append(&Change::Create { id, parent, name: name.to_owned(), kind, mode, target });
         }
-        Ok(tree.attributes(id)?)
+        Ok(tree.attributes_but_size(id)?)
     }
 
     /// Removes a name; `own_listing` is the base's listing of the directory that is removed, for rmdir.
@@ -267,10 +288,12 @@ impl Volume {
         let mut tree = self.tree();
         let node = tree.node_mut(id)?;
         (node.mode, node.changed) = (mode & 0o7777, true);
-        let (transient, adopt) = (node.transient, node.file.as_ref().and_then(|file| file.origin()));
+        let origin = node.file.as_ref().and_then(|file| file.origin()).map(|origin| (origin.parent, origin.name));
+        let (transient, here) = (node.transient, (node.parent, node.name.clone()));
         if !transient {
-            if let Some(origin) = adopt {
-                self.ground.journal.append(&Change::Adopt { id, parent: origin.parent, name: origin.name });
+            let (parent, name) = origin.unwrap_or(here);
+            if id != FileId::ROOT {
+                self.ground.journal.append(&Change::Adopt { id, parent, name });
             }
             self.ground.journal.append(&Change::Mode { id, mode: mode & 0o7777 });
         }
@@ -409,33 +432,42 @@ impl Volume {
 
     /// Makes a file, and every earlier change of names, durable.
     pub fn sync(&self, file: &DataFile) -> Result<(), PageError> {
-        file.sync(&self.ground)?;
-        self.remove_released();
-        Ok(())
+        if file.is_transient() {
+            return Ok(());
+        }
+        self.then_remove_released(|| file.sync(&self.ground))
     }
 
     /// Makes every change of names durable.
     pub fn sync_names(&self) -> Result<(), PageError> {
-        self.ground.journal.commit()?;
-        self.remove_released();
-        Ok(())
+        self.then_remove_released(|| self.ground.journal.commit())
     }
 
     /// Makes everything durable: before a compute recovers with `syncfs`, which the kernel does not pass on.
     pub fn sync_all(&self) -> Result<(), PageError> {
-        let files: Vec<_> = self.tree().nodes.values().filter_map(|node| node.file.clone()).collect();
-        for file in files.iter().filter(|file| file.is_changed()) {
+        for file in self.files().iter().filter(|file| file.is_changed()) {
             file.sync(&self.ground)?;
         }
         self.sync_names()
     }
 
-    fn remove_released(&self) {
-        let removals = std::mem::take(&mut *self.removals.lock().unwrap_or_else(PoisonError::into_inner));
-        for path in removals {
+    fn files(&self) -> Vec<Arc<DataFile>> {
+        self.tree().nodes.values().filter_map(|node| node.file.clone()).collect()
+    }
+
+    /// Commits, then removes the overlays of what was released before: these removals are durable now, later ones are not.
+    fn then_remove_released(&self, commit: impl FnOnce() -> Result<(), PageError>) -> Result<(), PageError> {
+        let removals = || self.removals.lock().unwrap_or_else(PoisonError::into_inner);
+        let released = std::mem::take(&mut *removals());
+        if let Err(error) = commit() {
+            removals().extend(released);
+            return Err(error);
+        }
+        for path in released {
             // What stays is removed as a stray at the next open.
             let _ = std::fs::remove_file(path);
         }
+        Ok(())
     }
 
     /// Tells whoever waits for the server's readiness what it wrote to its pid file.

@@ -61,6 +61,7 @@ impl DataFile {
                 let gone = state.present.truncate(PageNo::count_for(*size));
                 ground.own_pages.fetch_sub(gone, Ordering::Relaxed);
                 state.lower_limit = state.lower_limit.min(*size);
+                state.was_cut = true;
                 (state.size, state.journaled_size) = (*size, *size);
             }
             Change::Grow { size, .. } => (state.size, state.journaled_size) = (*size, *size),
@@ -72,6 +73,16 @@ impl DataFile {
                 }
             }
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// The journal is replayed: what the overlay holds behind the file's end was written after its last record, or cut off by it.
+    pub(in crate::pageserver) fn settle(&self) -> Result<(), PageError> {
+        let state = self.read_lock();
+        let Some(overlay) = &state.overlay else { return Ok(()) };
+        if overlay.metadata().map_err(|e| self.local(e))?.len() > state.size {
+            overlay.set_len(state.size).map_err(|e| self.local(e))?;
         }
         Ok(())
     }

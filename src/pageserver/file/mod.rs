@@ -49,6 +49,8 @@ struct State {
     lower_limit: u64,
     base: Option<Extent>,
     present: PageSet,
+    /// Something was cut off since the file was opened: what it grew over since is zeros, not what layers have.
+    was_cut: bool,
     /// Present, but in no journal record yet.
     unjournaled: PageSet,
     journaled_size: u64,
@@ -115,6 +117,7 @@ impl DataFile {
             lower_limit: size,
             base,
             present: PageSet::default(),
+            was_cut: false,
             unjournaled: PageSet::default(),
             journaled_size: size,
             known,
@@ -153,7 +156,8 @@ impl DataFile {
     /// Whether the branch's manifest must carry it: its size or pages differ from what the base has.
     pub(super) fn is_changed(&self) -> bool {
         let state = self.read_lock();
-        !state.present.is_empty() || state.base.is_none_or(|extent| extent.size != state.size)
+        let as_in_base = |extent: Extent| extent.size == state.size && extent.size <= state.lower_limit;
+        !state.present.is_empty() || state.was_cut || !state.base.is_some_and(as_in_base)
     }
 
     /// Whether any page from `first` up to `end` is the branch's own or came from a layer, for sealing.

@@ -9,6 +9,9 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+/// Postgres cuts its own files at 1 GiB; one of this size would cost the daemon 32 MiB of page sets.
+const LARGEST_FILE: u64 = 1 << 40;
+
 impl DataFile {
     /// Writes `data` at `offset`. A page of which only a part is written is copied up whole first.
     /// Not empty: what must be fetched before it can be done.
@@ -26,7 +29,10 @@ impl DataFile {
         if data.is_empty() {
             return Ok(Vec::new());
         }
-        let end = offset + data.len() as u64;
+        let end = offset.saturating_add(data.len() as u64);
+        if end > LARGEST_FILE {
+            return Err(PageError::TooLarge);
+        }
         let (first, last) = (PageNo::containing(offset), PageNo::containing(end - 1));
         let mut needs = Vec::new();
         let mut edges: Vec<(PageNo, Vec<u8>)> = Vec::new();
@@ -102,6 +108,9 @@ impl DataFile {
 
     /// Cuts or grows the file to `size` bytes.
     pub(in crate::pageserver) fn set_size(&self, ground: &Ground, size: u64) -> Result<(), PageError> {
+        if size > LARGEST_FILE {
+            return Err(PageError::TooLarge);
+        }
         let mut state = self.write_lock();
         if size > state.size {
             self.introduce(ground, &mut state);
@@ -130,6 +139,7 @@ impl DataFile {
         let gone = state.present.truncate(kept);
         ground.own_pages.fetch_sub(gone, Ordering::Relaxed);
         state.lower_limit = state.lower_limit.min(size);
+        state.was_cut = true;
         state.size = size;
         state.journaled_size = size;
         Ok(())
