@@ -13,11 +13,13 @@ use crate::model::{
 };
 use crate::pageserver::PageCache;
 use crate::settings::Settings;
-use crate::store::Catalog;
+use crate::store::{Catalog, Held};
 use dashmap::DashMap;
 use futures::stream::StreamExt;
+use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -65,10 +67,14 @@ impl Branches {
     /// Takes over the node's data directory: reaps computes and mounts that a killed daemon left, keeps what it had not uploaded,
     /// removes the rest.
     pub async fn start(settings: &Settings, catalog: Catalog, ambient: Ambient) -> Result<Branches, LifecycleError> {
-        let data_dir = settings.server.data_dir.clone();
         let identity = Identity::resolve(&settings.compute)?;
-        let prepared = data_dir.clone();
-        super::awake::blocking(move || place::prepare(&prepared, identity)).await?;
+        let wanted = settings.server.data_dir.clone();
+        let (data_dir, lock) = super::awake::blocking(move || {
+            let data_dir = place::prepare(&wanted, identity)?;
+            let lock = lock(&data_dir)?;
+            Ok((data_dir, lock))
+        })
+        .await?;
         let folder = place::branches(&data_dir);
         let orphans =
             compute::reap_orphans(&folder).await.map_err(LifecycleError::io("cannot reap orphaned computes"))?;
@@ -90,6 +96,7 @@ impl Branches {
             compute: settings.compute.clone(),
             projects: settings.projects.iter().map(|project| (project.name.clone(), project.clone())).collect(),
             ambient,
+            _lock: lock,
             adoptions: Semaphore::new(ADOPTIONS),
             installations: Mutex::new(HashMap::new()),
         });
@@ -98,27 +105,34 @@ impl Branches {
         Ok(branches)
     }
 
-    /// Gives a task to every branch whose unfinished business is on this disk; removes folders that nobody's head refers to.
+    /// Gives a task to every branch whose unfinished business is on this disk. What is proven to be published, or to hold nothing, is
+    /// removed; what nobody can account for is set aside.
     async fn adopt(&self) -> Result<(), LifecycleError> {
         let shared = &self.0.shared;
         let folder = place::branches(&shared.data_dir);
         let local = || LifecycleError::io(format!("cannot read {}", folder.display()));
         for entry in std::fs::read_dir(&folder).map_err(local())? {
             let place = Place::at(entry.map_err(local())?.path());
-            let note = place.read_note();
-            let held = match &note {
-                Some(note) => {
-                    let branch = BranchRef { project: note.project.clone(), branch: note.name.clone() };
-                    shared.catalog.branch_head(&branch).await?.map(|held| (branch, held))
-                }
-                None => None,
+            let Some(note) = place.read_note()? else {
+                // Made before its note was: nothing was begun.
+                place.remove().map_err(LifecycleError::io("cannot remove a stale branch folder"))?;
+                continue;
             };
-            match (note, held) {
-                (Some(note), Some((branch, held))) if is_ours(&shared.node, &note, &held.head) => {
+            let branch = BranchRef { project: note.project.clone(), branch: note.name.clone() };
+            match (fate(&shared.node, &note, shared.catalog.branch_head(&branch).await?), note.started) {
+                (Fate::Ours(held), true) => {
                     tracing::info!(%branch, "found what a former daemon had not uploaded");
-                    self.task(&branch, Some(held));
+                    self.task(&branch, Some(*held));
                 }
-                _ => place.remove().map_err(LifecycleError::io("cannot remove a stale branch folder"))?,
+                // The next connect begins it.
+                (Fate::Ours(_), false) => {}
+                (Fate::Published, _) | (_, false) => {
+                    place.remove().map_err(LifecycleError::io("cannot remove a stale branch folder"))?;
+                }
+                (Fate::Unknown, true) => {
+                    let aside = place.set_aside(&shared.data_dir)?;
+                    tracing::error!(%branch, kept = %aside.display(), "the store does not know what is on this disk of a branch; it is set aside");
+                }
             }
         }
         Ok(())
@@ -177,8 +191,7 @@ impl Branches {
     }
 
     async fn branch_has_database(&self, branch: &BranchRef, database: &str) -> bool {
-        let asked = self
-            .ask(branch, async |awake| compute::read_databases(&awake.socket, &awake.superuser).await);
+        let asked = self.ask(branch, async |awake| compute::read_databases(&awake.socket, &awake.superuser).await);
         let databases = match asked.await {
             Some(answer) => answer.ok(),
             None => self.manifest(branch).await.ok().flatten().map(|manifest| manifest.databases),
@@ -188,8 +201,7 @@ impl Branches {
 
     /// The role `name` as the branch has it, or would have it were it made now. Makes nothing and starts nothing.
     pub async fn role(&self, branch: &BranchRef, name: &str) -> Result<Option<Role>, BranchError> {
-        let asked =
-            self.ask(branch, async |awake| compute::read_roles(&awake.socket, &awake.superuser).await);
+        let asked = self.ask(branch, async |awake| compute::read_roles(&awake.socket, &awake.superuser).await);
         let roles = match asked.await {
             Some(answer) => answer.map_err(LifecycleError::from),
             None => self.recorded_roles(branch).await,
@@ -268,7 +280,7 @@ impl Branches {
         answer.await.map_err(|_| BranchError::Stopping)?
     }
 
-    fn task(&self, branch: &BranchRef, held: Option<crate::store::Held>) -> TaskHandle {
+    fn task(&self, branch: &BranchRef, held: Option<Held>) -> TaskHandle {
         let shared = &self.0.shared;
         let idle_timeout = shared.projects.get(&branch.project).map(|project| project.idle_timeout);
         let entry = self.0.tasks.entry(branch.clone());
@@ -338,19 +350,47 @@ impl BranchSummary {
     }
 }
 
-fn is_ours(node: &NodeId, note: &place::Note, head: &BranchHead) -> bool {
-    let held_here = head.holder.as_ref().is_some_and(|holder| holder.node == *node);
-    held_here && head.dirty && head.id == note.id && head.epoch == note.epoch
+/// What the store says of a branch's folder on this disk.
+enum Fate {
+    /// This node holds the branch, and the folder is what it holds.
+    Ours(Box<Held>),
+    /// The store has all of it.
+    Published,
+    /// Neither: another store, or another node was told to take over.
+    Unknown,
+}
+
+fn fate(node: &NodeId, note: &place::Note, held: Option<Held>) -> Fate {
+    match held {
+        Some(held) if held.head.id != note.id => Fate::Unknown,
+        Some(held) if held.head.epoch == note.epoch && !held.head.dirty => Fate::Published,
+        Some(held) if held.head.epoch == note.epoch && held.head.is_held_by(node) => Fate::Ours(Box::new(held)),
+        _ => Fate::Unknown,
+    }
+}
+
+/// One daemon at a time: a second one would reap the first one's computes. The kernel lets go when the process ends.
+fn lock(data_dir: &Path) -> Result<Flock<File>, LifecycleError> {
+    let path = data_dir.join("lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(LifecycleError::io(format!("cannot open {}", path.display())))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
+        LifecycleError::Other(format!(
+            "another offshoot serves from {}; stop it, or give this one a server.data_dir of its own",
+            data_dir.display()
+        ))
+    })
 }
 
 /// The node's id, made at its first start and kept in its data directory.
 fn node_id(data_dir: &Path, ambient: &Ambient) -> std::io::Result<NodeId> {
     let path = data_dir.join("node-id");
     match std::fs::read_to_string(&path) {
+        Ok(text) if text.trim().is_empty() => Err(std::io::Error::other(format!("{} is empty", path.display()))),
         Ok(text) => Ok(NodeId::from(text.trim())),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let node = NodeId::random(&ambient.entropy);
-            std::fs::write(&path, node.as_str())?;
+            place::write_durably(&path, node.as_str().as_bytes())?;
             Ok(node)
         }
         Err(e) => Err(e),

@@ -36,6 +36,8 @@ pub(super) struct Note {
     pub name: BranchName,
     pub id: BranchId,
     pub epoch: u64,
+    /// A compute may have been started on it: from then on it may hold what is nowhere else.
+    pub started: bool,
 }
 
 impl Place {
@@ -68,10 +70,6 @@ impl Place {
         self.0.join("run")
     }
 
-    pub(super) fn exists(&self) -> bool {
-        self.0.join("note").exists()
-    }
-
     /// Makes the folders, those the compute writes owned by `identity`. Blocking.
     pub(crate) fn make(&self, identity: Identity) -> Result<(), LifecycleError> {
         let make = |path: &Path, mode: u32, owner: Option<Identity>| -> io::Result<()> {
@@ -97,15 +95,30 @@ impl Place {
         Ok(())
     }
 
-    /// Writes whose folder it is. Blocking.
+    /// Writes, durably, whose folder it is. Blocking.
     pub(super) fn write_note(&self, note: &Note) -> Result<(), LifecycleError> {
         let path = self.0.join("note");
         let json = serde_json::to_vec(note).map_err(|e| LifecycleError::Other(e.to_string()))?;
-        fs::write(&path, json).map_err(LifecycleError::io(format!("cannot write {}", path.display())))
+        write_durably(&path, &json).map_err(LifecycleError::io(format!("cannot write {}", path.display())))
     }
 
-    pub(super) fn read_note(&self) -> Option<Note> {
-        serde_json::from_slice(&fs::read(self.0.join("note")).ok()?).ok()
+    /// Whose folder it is, or `None` where nobody got to say. Blocking.
+    pub(super) fn read_note(&self) -> Result<Option<Note>, LifecycleError> {
+        let path = self.0.join("note");
+        match fs::read(&path) {
+            Ok(json) => Ok(serde_json::from_slice(&json).ok()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(LifecycleError::io(format!("cannot read {}", path.display()))(e)),
+        }
+    }
+
+    /// Moves what nobody can account for to `<data_dir>/lost`: never deleted, never in the way. Blocking.
+    pub(super) fn set_aside(&self, data_dir: &Path) -> Result<PathBuf, LifecycleError> {
+        let folder = data_dir.join("lost");
+        let target = folder.join(self.0.file_name().unwrap_or_default());
+        let moved = fs::create_dir_all(&folder).and_then(|()| fs::rename(&self.0, &target));
+        moved.map_err(LifecycleError::io(format!("cannot move {} to {}", self.0.display(), target.display())))?;
+        Ok(target)
     }
 
     /// Puts the WAL segment a start needs: its kept pages, of which `content` holds one after another, among zeros. Blocking.
@@ -119,7 +132,9 @@ impl Place {
                 file.write_all_at(content, PageNo(*page).offset())?;
             }
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-            chown(&path, Some(identity.uid), Some(identity.gid))
+            chown(&path, Some(identity.uid), Some(identity.gid))?;
+            file.sync_all()?;
+            fs::File::open(self.wal())?.sync_all()
         };
         write().map_err(LifecycleError::io(format!("cannot write {}", path.display())))
     }
@@ -138,8 +153,22 @@ impl Place {
     }
 }
 
-/// Makes the folder of all branches and checks that the compute's user can reach it. Blocking.
-pub(crate) fn prepare(data_dir: &Path, identity: Identity) -> Result<(), LifecycleError> {
+/// Writes a small file so that after a crash it is whole, in its old form or its new one.
+pub(super) fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut file = fs::File::create(&temporary)?;
+    io::Write::write_all(&mut file, content)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    match path.parent() {
+        Some(folder) => fs::File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// Makes the folder of all branches and checks that the compute's user can reach it. Returns `data_dir` without symlinks, as the
+/// mount table has it. Blocking.
+pub(crate) fn prepare(data_dir: &Path, identity: Identity) -> Result<PathBuf, LifecycleError> {
     let folder = branches(data_dir);
     fs::create_dir_all(&folder)
         .map_err(LifecycleError::io(format!("cannot make server.data_dir {}", data_dir.display())))?;
@@ -166,5 +195,5 @@ pub(crate) fn prepare(data_dir: &Path, identity: Identity) -> Result<(), Lifecyc
             )));
         }
     }
-    Ok(())
+    data_dir.canonicalize().map_err(LifecycleError::io(data_dir.display().to_string()))
 }

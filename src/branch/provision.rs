@@ -35,6 +35,8 @@ pub(super) struct Down {
     pub manifest: Option<BranchManifest>,
     pub ground: Ground,
     pub volume: Arc<Volume>,
+    /// A put that would have published its upload failed, and may have landed.
+    pub in_doubt: bool,
 }
 
 /// Brings the branch up from whatever state the store and the disk have it in; makes it if there is none.
@@ -50,12 +52,14 @@ pub(super) async fn bring_up(shared: &Shared, branch: &BranchRef) -> Result<Up, 
             Made::Up(up) => ("made", *up),
             Made::Existing(held) => ("woken", wake(shared, branch, *held).await?),
         },
-        Some(held) if held.head.holder.as_ref().is_some_and(|holder| holder.node == shared.node) => {
+        Some(held) if held.head.dirty && held.head.is_held_by(&shared.node) => {
             let place = Place::of(&shared.data_dir, &held.head.id);
-            match (held.head.dirty, place.exists()) {
-                (true, true) => ("resumed", resume(shared, branch, held).await?),
-                (true, false) => return Err(BranchError::LocalDataLost { branch: branch.to_string() }),
-                (false, _) => ("woken", wake(shared, branch, held).await?),
+            let note = blocking(move || place.read_note()).await.map_err(failed)?;
+            match note.filter(|note| note.epoch == held.head.epoch) {
+                Some(note) if note.started => ("resumed", resume(shared, branch, held).await?),
+                // Killed between the claim and the start: nothing was written yet.
+                Some(_) => ("begun again", begin(shared, branch, held).await.map_err(failed)?),
+                None => return Err(BranchError::LocalDataLost { branch: branch.to_string() }),
             }
         }
         Some(held) => ("woken", wake(shared, branch, held).await?),
@@ -100,60 +104,72 @@ async fn make(shared: &Shared, branch: &BranchRef) -> Result<Made, BranchError> 
         used_at_ms: now,
         own_bytes: 0,
     };
+    let place = claim(shared, &head).await.map_err(trouble)?;
     let create = shared.catalog.create_branch(head.clone());
-    let (created, started) = tokio::join!(create, start(shared, settings, &head, base.clone(), None));
+    let (created, started) = tokio::join!(create, start(shared, settings, &head, &place, base.clone(), None));
     match (created, started) {
-        (Ok(Created::New(held)), Ok((place, ground, awake))) => {
+        (Ok(Created::New(held)), Ok((ground, awake))) => {
             Ok(Made::Up(Box::new(Up { held, place, base, manifest: None, ground, awake })))
         }
         (Ok(Created::New(held)), Err(e)) => {
-            // The name is taken now, and the branch is its base: give it back clean, so that any node may try again.
-            give_back(shared, branch, &held).await;
+            // The name is taken now, and the branch is its base: any node may try again.
+            give_back(shared, branch, &held, place).await;
             Err(report(branch, e))
         }
         (Ok(Created::Existing(held)), started) => {
-            abandon(shared, &head.id, started.ok().map(|(_, _, awake)| awake)).await;
+            abandon(started.ok().map(|(_, awake)| awake), place).await;
             Ok(Made::Existing(Box::new(held)))
         }
         (Err(e), started) => {
-            abandon(shared, &head.id, started.ok().map(|(_, _, awake)| awake)).await;
+            // The put may have landed all the same: the place stays, and says that nothing was begun that anyone was told of.
+            if let Ok((_, awake)) = started
+                && let Err(error) = awake.stop().await
+            {
+                tracing::warn!(%branch, %error, "while taking down what could not be claimed");
+            }
+            if let Err(error) = claim(shared, &head).await {
+                tracing::warn!(%branch, %error, "while taking down what could not be claimed");
+            }
             Err(report(branch, e.into()))
         }
     }
 }
 
 async fn wake(shared: &Shared, branch: &BranchRef, held: Held) -> Result<Up, BranchError> {
-    let settings = project(shared, branch)?;
-    let holder = held.head.holder.as_ref();
-    if held.head.dirty && holder.is_some_and(|holder| holder.node != shared.node) {
+    if held.head.dirty && !held.head.is_held_by(&shared.node) {
         return Err(BranchError::HeldElsewhere { branch: branch.to_string() });
     }
     let report = |e: LifecycleError| report(branch, e);
     let (node, now) = (shared.node.clone(), shared.ambient.clock.now());
+    let mut next = held.head.clone();
+    next.epoch += 1;
+    claim(shared, &next).await.map_err(report)?;
     let take = shared.catalog.update_branch(&held, |head| {
-        (head.epoch, head.holder, head.dirty, head.used_at_ms) = (head.epoch + 1, Some(Holder { node }), true, now);
+        (head.epoch, head.holder, head.dirty, head.used_at_ms) = (next.epoch, Some(Holder { node }), true, now);
     });
-    let open = async {
+    let held = take.await.map_err(|e| report(e.into()))?;
+    begin(shared, branch, held).await.map_err(report)
+}
+
+/// Starts a branch that this node holds and has claimed a place for, from what the store has of it.
+async fn begin(shared: &Shared, branch: &BranchRef, held: Held) -> Result<Up, LifecycleError> {
+    let place = Place::of(&shared.data_dir, &held.head.id);
+    let begun = async {
+        let settings = project(shared, branch).map_err(|e| LifecycleError::Other(e.to_string()))?;
         let base = shared.bases.open(&branch.project, &held.head.base).await?;
         let manifest = match &held.head.manifest {
             Some(reference) => Some(shared.catalog.branch_manifest(reference).await?),
             None => None,
         };
-        Ok::<_, LifecycleError>((base, manifest))
+        let (ground, awake) = start(shared, settings, &held.head, &place, base.clone(), manifest.as_ref()).await?;
+        Ok::<_, LifecycleError>((base, manifest, ground, awake))
     };
-    let (taken, opened) = tokio::join!(take, open);
-    let held = taken.map_err(|e| report(e.into()))?;
-    let started = async {
-        let (base, manifest) = opened?;
-        let (place, ground, awake) = start(shared, settings, &held.head, base.clone(), manifest.as_ref()).await?;
-        Ok::<_, LifecycleError>((place, base, manifest, ground, awake))
-    };
-    match started.await {
-        Ok((place, base, manifest, ground, awake)) => Ok(Up { held, place, base, manifest, ground, awake }),
+    match begun.await {
+        Ok((base, manifest, ground, awake)) => Ok(Up { held, place, base, manifest, ground, awake }),
         Err(e) => {
             // Nothing was written that anyone was told of.
-            give_back(shared, branch, &held).await;
-            Err(report(e))
+            give_back(shared, branch, &held, place).await;
+            Err(e)
         }
     }
 }
@@ -161,7 +177,7 @@ async fn wake(shared: &Shared, branch: &BranchRef, held: Held) -> Result<Up, Bra
 /// Opens what a killed daemon left.
 async fn resume(shared: &Shared, branch: &BranchRef, held: Held) -> Result<Up, BranchError> {
     let down = recover_down(shared, branch, held).await.map_err(|e| report(branch, e))?;
-    start_again(down).await.map_err(|(_, e)| report(branch, e))
+    start_again(shared, down).await.map_err(|(_, e)| report(branch, e))
 }
 
 /// Opens a branch's local state without starting it.
@@ -175,19 +191,27 @@ pub(super) async fn recover_down(shared: &Shared, branch: &BranchRef, held: Held
     };
     let ground = ground(shared, settings, &base).await?;
     let volume = open_volume(shared, &held.head, &base, manifest.as_ref(), &place).await?;
-    Ok(Down { held, place, base, manifest, ground, volume })
+    Ok(Down { held, place, base, manifest, ground, volume, in_doubt: false })
 }
 
-/// Starts a compute on local state. Recovery with `syncfs` relies on the delta being durable: it is made so first.
-pub(super) async fn start_again(down: Down) -> Result<Up, (Box<Down>, LifecycleError)> {
-    let Down { held, place, base, manifest, ground, volume } = down;
-    let back =
-        |volume, held, place, base, manifest, ground| Box::new(Down { held, place, base, manifest, ground, volume });
+/// Starts a compute on local state. Recovery with `syncfs` relies on the delta being durable: it is made so first. Where that fails,
+/// the delta is opened anew from disk, as after a power cut, which the WAL covers.
+pub(super) async fn start_again(shared: &Shared, down: Down) -> Result<Up, (Box<Down>, LifecycleError)> {
+    let Down { held, place, base, manifest, ground, volume, in_doubt } = down;
+    let back = |volume, held, place, base, manifest, ground| {
+        Box::new(Down { held, place, base, manifest, ground, volume, in_doubt })
+    };
     let syncing = volume.clone();
     let prepared = blocking(move || Ok(syncing.sync_all()?)).await;
     let mounted = match prepared {
         Ok(()) => Mounted::new(volume.clone(), &place, ground.identity).await,
-        Err(e) => Err(e),
+        Err(e) => {
+            tracing::warn!(error = %e, "the delta could not be made durable; opening it anew");
+            match open_volume(shared, &held.head, &base, manifest.as_ref(), &place).await {
+                Ok(anew) => Mounted::new(anew, &place, ground.identity).await,
+                Err(e) => Err(e),
+            }
+        }
     };
     let mounted = match mounted {
         Ok(mounted) => mounted,
@@ -199,18 +223,11 @@ pub(super) async fn start_again(down: Down) -> Result<Up, (Box<Down>, LifecycleE
     }
 }
 
-/// Lays out a branch on this node's disk and starts it.
-async fn start(
-    shared: &Shared,
-    settings: &ProjectSettings,
-    head: &BranchHead,
-    base: Arc<OpenBase>,
-    manifest: Option<&BranchManifest>,
-) -> Result<(Place, Ground, Awake), LifecycleError> {
-    let ground = ground(shared, settings, &base).await?;
+/// Lays out a branch on this node's disk, before its head says that this node holds it: a daemon that is killed in between finds
+/// here that nothing was begun.
+async fn claim(shared: &Shared, head: &BranchHead) -> Result<Place, LifecycleError> {
     let place = Place::of(&shared.data_dir, &head.id);
-    let note = Note { project: head.project.clone(), name: head.name.clone(), id: head.id.clone(), epoch: head.epoch };
-    let (laid_out, identity) = (place.clone(), ground.identity);
+    let (laid_out, identity, note) = (place.clone(), shared.identity, note(head, false));
     blocking(move || {
         // What an abandoned start may have left.
         laid_out.remove().map_err(LifecycleError::io("cannot clear the branch's folder"))?;
@@ -218,24 +235,38 @@ async fn start(
         laid_out.write_note(&note)
     })
     .await?;
-    let started = async {
-        let volume = open_volume(shared, head, &base, manifest, &place).await?;
-        let wal = manifest.map_or(&base.manifest.wal, |manifest| &manifest.wal).clone();
-        let content = volume.read_wal(wal.pages.len()).await?;
-        let wal_place = place.clone();
-        blocking(move || wal_place.write_wal(&wal, &content, identity)).await?;
-        let mounted = Mounted::new(volume, &place, identity).await?;
-        mounted.start(&ground, &place).await.map_err(|(_, e)| e)
-    };
-    match started.await {
-        Ok(awake) => Ok((place, ground, awake)),
+    Ok(place)
+}
+
+fn note(head: &BranchHead, started: bool) -> Note {
+    Note { project: head.project.clone(), name: head.name.clone(), id: head.id.clone(), epoch: head.epoch, started }
+}
+
+/// Starts a branch in its place, from base and manifest.
+async fn start(
+    shared: &Shared,
+    settings: &ProjectSettings,
+    head: &BranchHead,
+    place: &Place,
+    base: Arc<OpenBase>,
+    manifest: Option<&BranchManifest>,
+) -> Result<(Ground, Awake), LifecycleError> {
+    let ground = ground(shared, settings, &base).await?;
+    let identity = ground.identity;
+    let volume = open_volume(shared, head, &base, manifest, place).await?;
+    let wal = manifest.map_or(&base.manifest.wal, |manifest| &manifest.wal).clone();
+    let content = volume.read_wal(wal.pages.len()).await?;
+    let (started, wal_place) = (note(head, true), place.clone());
+    let noted = blocking(move || {
+        wal_place.write_wal(&wal, &content, identity)?;
+        wal_place.write_note(&started)
+    });
+    let (noted, mounted) = tokio::join!(noted, Mounted::new(volume, place, identity));
+    let mounted = mounted?;
+    match noted {
+        Ok(()) => Ok((ground.clone(), mounted.start(&ground, place).await.map_err(|(_, e)| e)?)),
         Err(e) => {
-            let gone = place.clone();
-            if let Err(also) =
-                blocking(move || gone.remove().map_err(LifecycleError::io("cannot clear the branch's folder"))).await
-            {
-                tracing::warn!(error = %also, "after a failed start");
-            }
+            mounted.unmount().await?;
             Err(e)
         }
     }
@@ -284,21 +315,26 @@ fn report(branch: &BranchRef, trouble: LifecycleError) -> BranchError {
     trouble.of_branch(branch)
 }
 
-/// Clears a claim on a branch that holds nothing yet.
-async fn give_back(shared: &Shared, branch: &BranchRef, held: &Held) {
+/// Clears a claim on a branch that holds nothing yet. The place goes only once the head no longer says that something is in it.
+async fn give_back(shared: &Shared, branch: &BranchRef, held: &Held, place: Place) {
     let released = shared.catalog.update_branch(held, |head| (head.holder, head.dirty) = (None, false)).await;
-    if let Err(error) = released {
-        tracing::warn!(%branch, %error, "the branch stays marked as held by this node");
+    let cleared = match released {
+        Ok(_) => blocking(move || place.remove().map_err(LifecycleError::io("cannot clear a folder"))).await,
+        // The next connect here begins again.
+        Err(e) => claim(shared, &held.head).await.and(Err(e.into())),
+    };
+    if let Err(error) = cleared {
+        tracing::warn!(%branch, %error, "after a failed start");
     }
 }
 
 /// Takes down what was brought up for a head that turned out to be another's.
-async fn abandon(shared: &Shared, id: &BranchId, awake: Option<Awake>) {
+async fn abandon(awake: Option<Awake>, place: Place) {
     if let Some(awake) = awake
         && let Err(error) = awake.stop().await
     {
         tracing::warn!(%error, "while taking down what another node was first to make");
     }
-    let place = Place::of(&shared.data_dir, id);
+    // What stays is cleared at the next start.
     let _ = blocking(move || place.remove().map_err(LifecycleError::io("cannot clear a folder"))).await;
 }

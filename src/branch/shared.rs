@@ -7,7 +7,9 @@ use crate::model::{Ambient, NodeId, ProjectName};
 use crate::pageserver::PageCache;
 use crate::settings::{ComputeSettings, ProjectSettings};
 use crate::store::Catalog;
+use nix::fcntl::Flock;
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::Semaphore;
@@ -22,6 +24,8 @@ pub(super) struct Shared {
     pub compute: ComputeSettings,
     pub projects: BTreeMap<ProjectName, ProjectSettings>,
     pub ambient: Ambient,
+    /// Held while this process lives.
+    pub _lock: Flock<File>,
     /// Turns for branches that are brought back at the start of a node: a recovery is bound by its cores.
     pub adoptions: Semaphore,
     pub installations: Mutex<HashMap<u32, Installation>>,

@@ -11,7 +11,7 @@ use super::shared::Shared;
 use super::wal;
 use crate::model::{BranchManifest, BranchRef, Database, LayerRef, Nonce, Role};
 use crate::pageserver::{PageError, Upload, build_upload};
-use crate::store::{Held, keys};
+use crate::store::keys;
 use std::time::Instant;
 
 /// Layers a manifest may have; beyond, a suspend merges all of them into its own.
@@ -37,16 +37,16 @@ pub(super) async fn take_down(up: Up) -> Result<(Down, bool), LifecycleError> {
     if !exit.clean {
         tracing::warn!(branch = %held.head.name, exit = exit.description, "a compute did not stop cleanly");
     }
-    Ok((Down { held, place, base, manifest, ground, volume }, exit.clean))
+    Ok((Down { held, place, base, manifest, ground, volume, in_doubt: false }, exit.clean))
 }
 
 /// Uploads a cleanly stopped branch and removes it from this node.
 pub(super) async fn upload(
     shared: &Shared,
     branch: &BranchRef,
-    down: &Down,
+    down: &mut Down,
     recorded: Recorded,
-) -> Result<Held, LifecycleError> {
+) -> Result<(), LifecycleError> {
     let started = Instant::now();
     let manifest = plan(shared, down, recorded).await?;
     let head = &down.held.head;
@@ -56,17 +56,58 @@ pub(super) async fn upload(
     let (reference, manifest_bytes) = shared.catalog.create_manifest(key, &manifest).await?;
     let now = shared.ambient.clock.now();
     let own_bytes = layer_bytes + manifest_bytes;
-    let held = shared
+    down.in_doubt = true;
+    shared
         .catalog
         .update_branch(&down.held, |head| {
             (head.holder, head.dirty, head.manifest) = (None, false, Some(reference));
             (head.used_at_ms, head.own_bytes) = (now, own_bytes);
         })
         .await?;
-    let place = down.place.clone();
-    blocking(move || place.remove().map_err(LifecycleError::io("cannot remove the branch's folder"))).await?;
+    clear(branch, down).await;
     tracing::info!(%branch, own_bytes, layers = manifest.layers.len(), millis = started.elapsed().as_millis(), "branch asleep");
-    Ok(held)
+    Ok(())
+}
+
+/// What a publish whose put failed turned out to be.
+pub(super) enum Settled {
+    /// This node still holds the branch.
+    Held,
+    /// The put had landed: the branch sleeps, and its folder is gone.
+    Asleep,
+}
+
+/// Finds out what became of a put that failed, before anything more is written on top of what it may have published.
+pub(super) async fn settle(shared: &Shared, branch: &BranchRef, down: &mut Down) -> Result<Settled, LifecycleError> {
+    if !down.in_doubt {
+        return Ok(Settled::Held);
+    }
+    let ours = &down.held.head;
+    match shared.catalog.branch_head(branch).await? {
+        // Replaced by itself, so that a put that is still on its way can only fail.
+        Some(now) if now.head.nonce == ours.nonce => {
+            down.held = shared.catalog.update_branch(&down.held, |_| ()).await?;
+            down.in_doubt = false;
+            Ok(Settled::Held)
+        }
+        Some(now) if now.head.id == ours.id && now.head.epoch == ours.epoch && !now.head.dirty => {
+            clear(branch, down).await;
+            Ok(Settled::Asleep)
+        }
+        _ => Err(LifecycleError::Other(format!(
+            "another node has taken it over; what was written here meanwhile stays in {}",
+            down.place.delta().display()
+        ))),
+    }
+}
+
+/// Removes a published branch from this node. What stays is cleared at the next start.
+async fn clear(branch: &BranchRef, down: &Down) {
+    let place = down.place.clone();
+    let removed = blocking(move || place.remove().map_err(LifecycleError::io("cannot remove the branch's folder")));
+    if let Err(error) = removed.await {
+        tracing::warn!(%branch, %error, "a branch sleeps, but its folder stays");
+    }
 }
 
 /// Writes the layers and says what the manifest will hold.

@@ -5,7 +5,9 @@
 //!  Asleep ──────────► Awake ──────────────────────────────────► Asleep
 //!    ▲                │   ▲ open, or idle_timeout over (recovers, to be uploaded)
 //!    │     server died▼   │
-//!    └───────────── Down ─┘      Down: state on this disk, no compute
+//!    └───────────── Down ─┘      Down: state on this disk, opened, no compute
+//!                     ▲ tried again every RETRY
+//!                 Stranded       state on this disk that cannot be opened or unmounted now
 //! ```
 //!
 //! The task handles one message at a time, so a branch is provisioned once however many ask: the others wait in the
@@ -14,7 +16,7 @@
 use super::error::{BranchError, LifecycleError};
 use super::provision::{self, Down, Up};
 use super::shared::Shared;
-use super::suspend;
+use super::suspend::{self, Settled};
 use super::{Session, Status};
 use crate::model::BranchRef;
 use crate::store::Held;
@@ -25,8 +27,10 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 /// Clients that may wait for one branch at once; the next one waits before it is queued.
 const QUEUE: usize = 256;
-/// How often in a row a compute that died is started again without anyone asking.
+/// How often in a row a compute that died is started again without anyone asking, each time after a second more.
 const RESTARTS: u32 = 3;
+/// How long until what could not be opened is tried again.
+const RETRY: Duration = Duration::from_secs(10);
 
 pub(super) enum Message {
     Open(oneshot::Sender<Result<Session, BranchError>>),
@@ -60,6 +64,7 @@ enum State {
     Asleep,
     Awake(Box<Up>),
     Down(Box<Down>),
+    Stranded(Box<Held>),
 }
 
 struct Task {
@@ -99,7 +104,7 @@ impl Task {
         loop {
             let idle_left = self.idle_timeout.saturating_sub(self.idle_since.elapsed());
             let has_sessions = self.sessions.count.load(Ordering::Acquire) > 0;
-            let may_sleep = !has_sessions && !matches!(state, State::Asleep);
+            let may_sleep = !has_sessions && !matches!(state, State::Asleep | State::Stranded(_));
             let sessions = self.sessions.clone();
             tokio::select! {
                 message = messages.recv() => match message {
@@ -116,6 +121,11 @@ impl Task {
                     tracing::error!(branch = %self.branch, exit, "a compute died");
                     state = self.recover(state).await;
                 }
+                () = tokio::time::sleep(RETRY), if matches!(state, State::Stranded(_)) => {
+                    if let State::Stranded(held) = state {
+                        state = self.adopt(*held).await;
+                    }
+                }
                 () = sessions.ended.notified() => self.idle_since = Instant::now(),
                 () = tokio::time::sleep(idle_left), if may_sleep => {
                     // A session that ended meanwhile has reset the clock: its event may still be in the queue.
@@ -131,11 +141,11 @@ impl Task {
     async fn adopt(&mut self, held: Held) -> State {
         let shared = self.shared.clone();
         let _turn = shared.adoptions.acquire().await;
-        let state = match provision::recover_down(&self.shared, &self.branch, held).await {
+        let state = match provision::recover_down(&self.shared, &self.branch, held.clone()).await {
             Ok(down) => self.start_again(Box::new(down)).await.0,
             Err(error) => {
-                tracing::error!(branch = %self.branch, %error, "what a killed daemon left cannot be opened; the next connect tries again");
-                State::Asleep
+                tracing::error!(branch = %self.branch, %error, "what is on this node's disk of a branch cannot be opened; trying again");
+                State::Stranded(Box::new(held))
             }
         };
         self.announce_state(&state);
@@ -154,19 +164,28 @@ impl Task {
                 }
             }
             State::Down(down) => self.start_again(down).await,
+            State::Stranded(held) => match self.adopt(*held).await {
+                State::Awake(up) => (State::Awake(up), Ok(())),
+                state => (state, Err(self.cannot_start("its data on this node cannot be opened"))),
+            },
         };
+        if outcome.is_ok() {
+            self.restarts = 0;
+        }
         self.announce_state(&state);
         self.idle_since = Instant::now();
         let session = match (&state, outcome) {
             (State::Awake(up), Ok(())) => Ok(self.session(up)),
             (_, Err(e)) => Err(e),
-            (_, Ok(())) => {
-                Err(BranchError::Start { branch: self.branch.to_string(), reason: "it went down again".into() })
-            }
+            (_, Ok(())) => Err(self.cannot_start("it went down again")),
         };
         // A client that went away: its session ends as it is dropped.
         let _ = reply.send(session);
         state
+    }
+
+    fn cannot_start(&self, reason: &str) -> BranchError {
+        BranchError::Start { branch: self.branch.to_string(), reason: reason.to_owned() }
     }
 
     fn session(&self, up: &Up) -> Session {
@@ -174,12 +193,24 @@ impl Task {
         Session::new(up.awake.compute.socket().to_owned(), self.sessions.clone())
     }
 
-    async fn start_again(&mut self, down: Box<Down>) -> (State, Result<(), BranchError>) {
+    async fn start_again(&mut self, mut down: Box<Down>) -> (State, Result<(), BranchError>) {
         let started = Instant::now();
         self.announce(Status::Recovering);
-        match provision::start_again(*down).await {
+        match suspend::settle(&self.shared, &self.branch, &mut down).await {
+            Ok(Settled::Held) => {}
+            Ok(Settled::Asleep) => {
+                return match provision::bring_up(&self.shared, &self.branch).await {
+                    Ok(up) => (State::Awake(Box::new(up)), Ok(())),
+                    Err(e) => (State::Asleep, Err(e)),
+                };
+            }
+            Err(error) => {
+                tracing::error!(branch = %self.branch, %error, "whether a branch was published is not known; it stays down");
+                return (State::Down(down), Err(error.of_branch(&self.branch)));
+            }
+        }
+        match provision::start_again(&self.shared, *down).await {
             Ok(up) => {
-                self.restarts = 0;
                 tracing::info!(branch = %self.branch, how = "recovered", millis = started.elapsed().as_millis(), "branch awake");
                 (State::Awake(Box::new(up)), Ok(()))
             }
@@ -194,14 +225,15 @@ impl Task {
     async fn recover(&mut self, state: State) -> State {
         let State::Awake(up) = state else { return state };
         self.announce(Status::Recovering);
+        let held = up.held.clone();
         let down = match suspend::take_down(*up).await {
             Ok((down, _)) => Box::new(down),
             Err(error) => {
-                tracing::error!(branch = %self.branch, %error, "cannot take down what is left of a compute; the next connect resumes it");
-                self.announce(Status::Asleep);
-                return State::Asleep;
+                tracing::error!(branch = %self.branch, %error, "cannot take down what is left of a compute; trying again");
+                return State::Stranded(Box::new(held));
             }
         };
+        tokio::time::sleep(Duration::from_secs(self.restarts.into())).await;
         self.restarts += 1;
         if self.restarts > RESTARTS {
             self.announce(Status::Down { own_pages: down.volume.own_pages() });
@@ -230,22 +262,30 @@ impl Task {
             State::Asleep => return Ok(()),
             State::Awake(up) => up,
             // Only a clean stop leaves data files that need no WAL: recover first.
-            State::Down(down) => match provision::start_again(*down).await {
-                Ok(up) => Box::new(up),
-                Err((down, error)) => return Err((State::Down(down), error)),
+            State::Down(down) => match self.start_again(down).await {
+                (State::Awake(up), _) => up,
+                (State::Asleep, _) => return Ok(()),
+                (state, _) => return Err((state, LifecycleError::Other("it cannot be started".into()))),
             },
+            State::Stranded(held) => {
+                return Err((State::Stranded(held), LifecycleError::Other("its data cannot be opened".into())));
+            }
         };
         let recorded = match suspend::record(&up).await {
             Ok(recorded) => recorded,
             Err(error) => return Err((State::Awake(up), error)),
         };
-        let (down, clean) = suspend::take_down(*up).await.map_err(|error| (State::Asleep, error))?;
+        let held = up.held.clone();
+        let (mut down, clean) = match suspend::take_down(*up).await {
+            Ok(down) => down,
+            Err(error) => return Err((State::Stranded(Box::new(held)), error)),
+        };
         if !clean {
             let error = LifecycleError::Other("its compute did not stop cleanly".into());
             return Err((State::Down(Box::new(down)), error));
         }
-        match suspend::upload(&self.shared, &self.branch, &down, recorded).await {
-            Ok(_) => Ok(()),
+        match suspend::upload(&self.shared, &self.branch, &mut down, recorded).await {
+            Ok(()) => Ok(()),
             Err(error) => Err((State::Down(Box::new(down)), error)),
         }
     }
@@ -253,6 +293,8 @@ impl Task {
     fn announce_state(&self, state: &State) {
         self.announce(match state {
             State::Asleep => Status::Asleep,
+            // Nobody knows its roles but itself: logins wait.
+            State::Stranded(_) => Status::Recovering,
             State::Down(down) => Status::Down { own_pages: down.volume.own_pages() },
             State::Awake(up) => Status::Awake(super::AwakeStatus {
                 socket: up.awake.compute.socket().to_owned(),

@@ -46,7 +46,8 @@ pub(super) fn segment_of_folder(control: &ControlFile, wal: &Path) -> Result<Wal
 /// The segment whose last record, at the redo point, is `length` bytes long.
 fn segment(control: &ControlFile, length: u32) -> Result<WalSegment, LifecycleError> {
     let start = control.redo_offset();
-    let end = start + u64::from(length) + PAGE_HEADER;
+    let crosses_page = start % PAGE_SIZE as u64 + u64::from(length) > PAGE_SIZE as u64;
+    let end = start + u64::from(length) + if crosses_page { PAGE_HEADER } else { 0 };
     // A checkpoint's record is about a hundred bytes.
     if length == 0 || length as usize > PAGE_SIZE || end > control.wal_segment_size {
         return Err(LifecycleError::Other(format!(

@@ -59,21 +59,27 @@ impl BranchFilesystem {
             let nothing: Listing = Arc::new([]);
             return action(&self.0, Ok(near.map(|listing| listing.unwrap_or_else(|| nothing.clone()))));
         }
-        self.later(move |inner| {
-            let fetched = inner.wait(async {
+        self.fetch(move |inner| async move {
+            let fetched = async {
                 let mut listings = Vec::new();
                 for id in ids {
                     listings.push(inner.volume.listing(id).await?);
                 }
                 Ok::<_, PageError>(listings)
-            });
+            };
             let listings = fetched
+                .await
                 .and_then(|listings| <[Listing; N]>::try_from(listings).map_err(|_| NameProblem::NotFound.into()));
-            action(inner, listings);
+            action(&inner, listings);
         });
     }
 
-    /// Runs `action` on a blocking thread of the runtime.
+    /// Runs `work`, which needs the store, as a task: any number may wait for it without keeping a thread.
+    fn fetch<F: Future<Output = ()> + Send + 'static>(&self, work: impl FnOnce(Arc<Inner>) -> F) {
+        self.0.runtime.spawn(work(self.0.clone()));
+    }
+
+    /// Runs `action`, which may wait for the local disk, on a blocking thread of the runtime.
     fn later(&self, action: impl FnOnce(&Inner) + Send + 'static) {
         let inner = self.0.clone();
         self.0.runtime.spawn_blocking(move || action(&inner));
@@ -100,13 +106,6 @@ impl BranchFilesystem {
             });
             answer(inner, made.map(|made| inner.owner.attr(&made)).map_err(|e| errno(&e)));
         });
-    }
-}
-
-impl Inner {
-    /// Only from a blocking thread.
-    fn wait<T>(&self, future: impl Future<Output = T>) -> T {
-        self.runtime.block_on(future)
     }
 }
 
@@ -258,14 +257,14 @@ impl Filesystem for BranchFilesystem {
             Err(e) => return reply.error(e),
         };
         // The directory's own listing is not known before its name is looked up: always off the serving thread.
-        self.later(move |inner| {
-            let removed = inner.wait(async {
+        self.fetch(move |inner| async move {
+            let removed = async {
                 let listing = inner.volume.listing(FileId(parent.0)).await?;
                 let own = inner.volume.peek(FileId(parent.0), &name, &listing)?;
                 let own_listing = inner.volume.listing(own).await?;
                 inner.volume.remove(FileId(parent.0), &name, &listing, Some(&own_listing))
-            });
-            answer_empty(reply, removed);
+            };
+            answer_empty(reply, removed.await);
         });
     }
 
@@ -318,9 +317,11 @@ impl Filesystem for BranchFilesystem {
         };
         BUFFER.with_borrow_mut(|buffer| match self.0.volume.read_near(&file, offset, size as usize, buffer) {
             Ok(true) => reply.data(buffer),
-            Ok(false) => self.later(move |inner| match inner.wait(inner.volume.read(&file, offset, size as usize)) {
-                Ok(bytes) => reply.data(&bytes),
-                Err(e) => reply.error(errno(&e)),
+            Ok(false) => self.fetch(move |inner| async move {
+                match inner.volume.read(&file, offset, size as usize).await {
+                    Ok(bytes) => reply.data(&bytes),
+                    Err(e) => reply.error(errno(&e)),
+                }
             }),
             Err(e) => reply.error(errno(&e)),
         });
@@ -346,9 +347,11 @@ impl Filesystem for BranchFilesystem {
             Ok(true) => reply.written(data.len() as u32),
             Ok(false) => {
                 let data = data.to_vec();
-                self.later(move |inner| match inner.wait(inner.volume.write(&file, offset, &data)) {
-                    Ok(()) => reply.written(data.len() as u32),
-                    Err(e) => reply.error(errno(&e)),
+                self.fetch(move |inner| async move {
+                    match inner.volume.write(&file, offset, &data).await {
+                        Ok(()) => reply.written(data.len() as u32),
+                        Err(e) => reply.error(errno(&e)),
+                    }
                 });
             }
             Err(e) => reply.error(errno(&e)),

@@ -9,13 +9,19 @@ use crate::pageserver::Volume;
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
+use nix::unistd::syncfs;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 /// Threads that serve one mount. Two cores' worth of backends seldom miss the kernel's cache at once; four answered
 /// fastest (FACTS.md).
 const THREADS: usize = 4;
+
+/// How long an unmount waits for whoever still holds a file of the mount open.
+const DRAIN: Duration = Duration::from_secs(5);
 
 /// Why a mount could not be made or taken away.
 #[derive(Debug, thiserror::Error)]
@@ -60,19 +66,36 @@ impl Mount {
         Ok(Mount { path: path.to_owned(), session: Some(session) })
     }
 
-    /// Unmounts and waits until the kernel has written everything back. Blocking.
+    /// Unmounts, with every page that the kernel held written back first. Blocking.
+    ///
+    /// A process that holds a file of the mount open keeps the kernel's side of it alive. It is waited for no longer than
+    /// [`DRAIN`], then the connection is aborted: it sees errors from then on.
     pub fn unmount(mut self) -> Result<(), MountError> {
         let Some(session) = self.session.take() else { return Ok(()) };
         let failed = |source| MountError::Unmount { path: self.path.clone(), source };
+        let root = File::open(&self.path).map_err(failed)?;
+        syncfs(&root).map_err(|e| failed(e.into()))?;
+        drop(root);
+        let device = tuning::device_minor(&self.path).map_err(failed)?;
         match umount2(&self.path, MntFlags::empty()) {
             // Someone looks at it from outside, say a shell: they keep what they see, nobody else gets in.
             Err(Errno::EBUSY) => umount2(&self.path, MntFlags::MNT_DETACH).map_err(|e| failed(e.into()))?,
             Ok(()) => {}
-            // An ordinary user: the session asks fusermount3.
-            Err(Errno::EPERM) => return session.umount_and_join().map_err(failed),
+            // An ordinary user asks fusermount3.
+            Err(Errno::EPERM) => detach(&self.path),
             Err(e) => return Err(failed(e.into())),
         }
-        session.join().map_err(failed)
+        let (ended, end) = mpsc::channel();
+        std::thread::spawn(move || ended.send(session.join()));
+        if let Ok(joined) = end.recv_timeout(DRAIN) {
+            return joined.map_err(failed);
+        }
+        tracing::warn!(path = %self.path.display(), "a process keeps files of a suspended branch open; cutting it off");
+        tuning::abort(&device).map_err(failed)?;
+        match end.recv_timeout(DRAIN) {
+            Ok(joined) => joined.map_err(failed),
+            Err(_) => Err(failed(io::Error::from(io::ErrorKind::TimedOut))),
+        }
     }
 }
 

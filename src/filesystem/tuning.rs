@@ -12,14 +12,28 @@ const READ_AHEAD_KB: &str = "1024";
 
 /// Lifts the throttle of the mount at `mountpoint`. Reads the mount table rather than the mount, so it may be called from anywhere.
 pub(super) fn lift_throttle(mountpoint: &Path) -> io::Result<()> {
-    let table = fs::read_to_string("/proc/self/mountinfo")?;
-    let device = device_of(&table, mountpoint)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the mount is not in /proc/self/mountinfo"))?;
-    let bdi = Path::new("/sys/class/bdi").join(device);
+    let bdi = Path::new("/sys/class/bdi").join(device(mountpoint)?);
     for (setting, value) in [("read_ahead_kb", READ_AHEAD_KB), ("strict_limit", "0"), ("max_ratio", "100")] {
         fs::write(bdi.join(setting), value)?;
     }
     Ok(())
+}
+
+/// The minor number of the mount's device, which names its FUSE connection.
+pub(super) fn device_minor(mountpoint: &Path) -> io::Result<String> {
+    let device = device(mountpoint)?;
+    Ok(device.split_once(':').map_or(device.as_str(), |(_, minor)| minor).to_owned())
+}
+
+/// Ends a FUSE connection whatever still uses it (Linux, `Documentation/filesystems/fuse.rst`, "Control filesystem").
+pub(super) fn abort(device_minor: &str) -> io::Result<()> {
+    fs::write(Path::new("/sys/fs/fuse/connections").join(device_minor).join("abort"), "1")
+}
+
+fn device(mountpoint: &Path) -> io::Result<String> {
+    let table = fs::read_to_string("/proc/self/mountinfo")?;
+    let device = device_of(&table, mountpoint).map(str::to_owned);
+    device.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the mount is not in /proc/self/mountinfo"))
 }
 
 /// The `major:minor` of a mount; proc(5): the third and fifth field.

@@ -76,6 +76,11 @@ pub struct BranchHead {
 }
 
 impl BranchHead {
+    /// Whether `node` is the one that may write it.
+    pub fn is_held_by(&self, node: &NodeId) -> bool {
+        self.holder.as_ref().is_some_and(|holder| holder.node == *node)
+    }
+
     /// The only format there is yet.
     pub const FORMAT: u32 = 1;
 }

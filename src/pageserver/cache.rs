@@ -14,7 +14,7 @@ use quick_cache::sync::Cache;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -52,7 +52,7 @@ pub struct CachedObject {
     id: u64,
     key: String,
     bytes: u64,
-    file: Arc<File>,
+    file: File,
     blocks: Option<Blocks>,
 }
 
@@ -69,7 +69,8 @@ impl PageCache {
         let local = |e| PageError::local(directory, e);
         match std::fs::remove_dir_all(directory) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(local(e)),
-            _ => std::fs::create_dir_all(directory).map_err(local)?,
+            // Pages of every project: nobody else's to read.
+            _ => std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(local)?,
         }
         let frames = Cache::with_weighter((FRAME_MEMORY / (64 << 10)) as usize, FRAME_MEMORY, ByBytes);
         let inner = Inner { store, directory: directory.to_owned(), frames, next_object: AtomicU64::new(0) };
@@ -89,7 +90,7 @@ impl PageCache {
                 std::io::ErrorKind::NotFound => PageError::from(crate::store::StoreError::Missing { key: key.clone() }),
                 _ => PageError::local(&path, e),
             })?;
-            return Ok(CachedObject { id, key, bytes, file: Arc::new(file), blocks: None });
+            return Ok(CachedObject { id, key, bytes, file, blocks: None });
         }
         let path = self.0.directory.join(format!("{id:x}"));
         let file = OpenOptions::new().create_new(true).read(true).write(true).open(&path);
@@ -97,7 +98,7 @@ impl PageCache {
         let words = bytes.div_ceil(BLOCK).div_ceil(64) as usize;
         let present = (0..words).map(|_| AtomicU64::new(0)).collect();
         let blocks = Blocks { path, present, in_flight: Mutex::default() };
-        Ok(CachedObject { id, key, bytes, file: Arc::new(file), blocks: Some(blocks) })
+        Ok(CachedObject { id, key, bytes, file, blocks: Some(blocks) })
     }
 
     /// The frame's content if it needs no request to the store: from memory, or decompressed from local disk.
@@ -178,11 +179,8 @@ impl CachedObject {
             if !blocks.has(block) {
                 let start = block * BLOCK;
                 let bytes = store.get_range(&self.key, start..(start + BLOCK).min(self.bytes)).await?;
-                let (file, path) = (self.file.clone(), blocks.path.clone());
-                tokio::task::spawn_blocking(move || file.write_all_at(&bytes, start))
-                    .await
-                    .map_err(|e| PageError::local(&path, std::io::Error::other(e)))?
-                    .map_err(|e| PageError::local(&path, e))?;
+                // Into the kernel's page cache, at once: a blocking thread could not be had while all of them wait for pages.
+                self.file.write_all_at(&bytes, start).map_err(|e| PageError::local(&blocks.path, e))?;
                 blocks.set(block);
             }
             blocks.done(block);

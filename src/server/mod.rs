@@ -6,6 +6,7 @@ use crate::model::Ambient;
 use crate::proxy::{Proxy, ProxyError};
 use crate::settings::Settings;
 use crate::store::{Catalog, StoreError, open_and_probe};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -36,6 +37,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServerError> {
     if settings.projects.is_empty() {
         return Err(ServerError::NoProject);
     }
+    raise_descriptor_limit();
     let started = Instant::now();
     let ambient = Ambient::system();
     let store = open_and_probe(&settings.store.url, &ambient.entropy).await?;
@@ -76,6 +78,15 @@ pub async fn serve(settings: Settings) -> Result<(), ServerError> {
         () = signals.next() => tracing::warn!("stopped at once; what was not uploaded stays on this disk"),
     }
     Ok(())
+}
+
+/// Packs, layers, overlay files and sockets each take a descriptor; the usual soft limit of 1024 is one branch's.
+fn raise_descriptor_limit() {
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// SIGTERM and SIGINT.

@@ -105,6 +105,9 @@ fn validate(settings: &mut Settings, environment: &BTreeMap<String, String>) -> 
         if !names.insert(project.name.clone()) {
             return Err(format!("project {} is there twice", project.name));
         }
+        if project.idle_timeout.is_zero() {
+            return Err(format!("project {}: idle_timeout must be longer than nothing", project.name));
+        }
         for user in &mut project.users {
             let place = format!("user {} of project {}", user.name, project.name);
             match (&user.verifier, &user.password_env) {

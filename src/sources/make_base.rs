@@ -32,14 +32,15 @@ pub struct MakeBase {
 pub async fn make_base(request: MakeBase) -> Result<(SealedBase, BaseManifest), ImportError> {
     let MakeBase { settings, project, source, catalog, ambient, progress } = request;
     let identity = Identity::resolve(&settings.compute)?;
-    let data_dir = settings.server.data_dir.clone();
-    blocking(move || place::prepare(&data_dir, identity)).await?;
-    let folder = settings.server.data_dir.join("import");
-    clear_killed(&catalog, &project, &folder).await?;
+    let wanted = settings.server.data_dir.clone();
+    let folder = blocking(move || place::prepare(&wanted, identity)).await?.join("import");
+    clear_killed(&catalog, &folder).await?;
 
     let base = BaseId::random(&ambient.entropy);
     let scratch = folder.join(base.as_str());
     let lock = make_scratch(&scratch)?;
+    let note = scratch.join("project");
+    std::fs::write(&note, project.as_str()).map_err(|source| ImportError::Scratch { path: note, source })?;
     let made = copy_and_seal(&settings, &project, source, &catalog, &ambient, progress, &base, &scratch).await;
     if made.is_err() {
         // Why it failed matters more than what stays behind.
@@ -110,7 +111,7 @@ fn lock(scratch: &Path) -> Result<Option<Flock<File>>, ImportError> {
 }
 
 /// Removes what imports that were killed left on this node and in the store.
-async fn clear_killed(catalog: &Catalog, project: &ProjectName, folder: &Path) -> Result<(), ImportError> {
+async fn clear_killed(catalog: &Catalog, folder: &Path) -> Result<(), ImportError> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -119,8 +120,9 @@ async fn clear_killed(catalog: &Catalog, project: &ProjectName, folder: &Path) -
     for entry in entries {
         let scratch = entry.map_err(|e| ImportError::read(folder, e))?.path();
         let Some(lock) = lock(&scratch)? else { continue };
-        if let Some(base) = scratch.file_name().and_then(|name| name.to_str()) {
-            remove_base(catalog, project, &BaseId::from(base)).await?;
+        let project = std::fs::read_to_string(scratch.join("project")).ok().and_then(|name| name.parse().ok());
+        if let (Some(base), Some(project)) = (scratch.file_name().and_then(|name| name.to_str()), project) {
+            remove_base(catalog, &project, &BaseId::from(base)).await?;
         }
         remove_scratch(&scratch).await?;
         drop(lock);
@@ -129,11 +131,16 @@ async fn clear_killed(catalog: &Catalog, project: &ProjectName, folder: &Path) -
     Ok(())
 }
 
-/// Deletes the objects of a base that was never sealed.
+/// Deletes the objects of a base that was never sealed. One whose manifest is there may have been listed by a put whose answer was lost, or
+/// may still be: it stays.
 async fn remove_base(catalog: &Catalog, project: &ProjectName, base: &BaseId) -> Result<(), ImportError> {
     let failed = |e: crate::store::StoreError| ImportError::Store { reason: e.to_string() };
     let head = catalog.project_head(project).await.map_err(failed)?;
     if head.is_some_and(|head| head.bases.iter().any(|sealed| sealed.id == *base)) {
+        return Ok(());
+    }
+    let manifest = keys::base_manifest(project, base);
+    if catalog.store().get(&manifest).await.map_err(failed)?.is_some() {
         return Ok(());
     }
     for key in catalog.store().list(&keys::base(project, base)).await.map_err(failed)? {

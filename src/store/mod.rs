@@ -101,10 +101,19 @@ impl Store {
     /// Puts an immutable object under a key that no one has used. [`StoreError::Conflict`] where someone has.
     pub async fn create(&self, key: &str, bytes: impl Into<PutPayload>) -> Result<(), StoreError> {
         let options = PutOptions { mode: PutMode::Create, ..Default::default() };
-        match self.0.backend.put_opts(&self.path(key), bytes.into(), options).await {
+        let payload = bytes.into();
+        let put = self.0.backend.put_opts(&self.path(key), payload.clone(), options).await;
+        match put.map_err(|e| StoreError::from_backend(key, e)) {
             Ok(_) => Ok(()),
-            Err(e) => Err(StoreError::from_backend(key, e)),
+            // The first try may have landed although its answer was an error: the keys of immutable objects are nobody else's.
+            Err(StoreError::Conflict { .. }) if self.holds(key, &payload).await? => Ok(()),
+            Err(e) => Err(e),
         }
+    }
+
+    async fn holds(&self, key: &str, payload: &PutPayload) -> Result<bool, StoreError> {
+        let found = self.get(key).await?;
+        Ok(found.is_some_and(|found| found.bytes == Bytes::from(payload.clone())))
     }
 
     /// Puts a mutable object if it still is what `expect` says; [`StoreError::Conflict`] otherwise. After a conflict or an
