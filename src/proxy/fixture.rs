@@ -31,7 +31,8 @@ const ROLES: &str = "
     CREATE ROLE nopassword LOGIN;
     CREATE ROLE single LOGIN PASSWORD 'single' CONNECTION LIMIT 1;
     SET password_encryption = 'md5';
-    CREATE ROLE old LOGIN PASSWORD 'old';";
+    CREATE ROLE old LOGIN PASSWORD 'old';
+    CREATE ROLE oldnologin PASSWORD 'oldnologin';";
 
 /// A Postgres of its own; killed on drop.
 pub(super) struct Postgres {
