@@ -1,7 +1,7 @@
 //! Entering a compute: its unix socket, its startup, and the first `ReadyForQuery`.
 //!
 //! The compute trusts its socket, so that it answers with `AuthenticationOk`, its parameters and its key at once. All
-//! of it goes to the client as it is, but for the key, which is replaced ([`super::cancel`]).
+//! of it goes to the client as it is, but for the secret of its key, which is replaced ([`super::cancel`]).
 
 use super::cancel::{CancelKey, CancelKeys, ComputeKey};
 use super::message::{LONG_CANCEL_KEYS_MINOR, put_backend_key};
@@ -25,7 +25,7 @@ pub(super) struct Backend {
     pub stream: UnixStream,
     /// Has seen everything that went to the client after the first `ReadyForQuery`.
     pub scanner: MessageScanner,
-    /// The backend's own process id, for the log.
+    /// The backend's process id, as its compute and its client know it.
     pub pid: i32,
     /// Void once this is dropped.
     _cancel_key: Option<CancelKey>,

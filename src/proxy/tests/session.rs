@@ -96,6 +96,28 @@ async fn a_cancel_request_stops_its_own_query_only() {
 }
 
 #[tokio::test]
+async fn a_client_knows_its_backend_by_its_process_id() {
+    let postgres = Postgres::start().await;
+    let proxy = RunningProxy::start(postgres.upstream()).await;
+    let mut client = RawClient::connect(&proxy).await;
+    client.start(0, "ann", "shop@b").await;
+    client.prove("ann").await;
+    let key = client.read_until(b'K').await;
+    let told = i32::from_be_bytes(key[..4].try_into().expect("a process id"));
+    client.read_until(b'Z').await;
+    client.send(&message(b'Q', b"SELECT pg_backend_pid()\0")).await;
+    // One column, as text: its count, its length, itself.
+    let row = client.read_until(b'D').await;
+    assert_eq!(String::from_utf8_lossy(&row[6..]), told.to_string());
+    client.read_until(b'Z').await;
+
+    let other = proxy.connect("ann", "shop@b").await.expect("logged in");
+    let ended = other.query_one("SELECT pg_terminate_backend($1)", &[&told]).await.expect("answered");
+    assert!(ended.get::<_, bool>(0));
+    assert!(String::from_utf8_lossy(&client.read_until(b'E').await).contains("C57P01"));
+}
+
+#[tokio::test]
 async fn a_client_of_a_newer_protocol_cancels_with_a_longer_key() {
     let postgres = Postgres::start().await;
     let proxy = RunningProxy::start(postgres.upstream()).await;
