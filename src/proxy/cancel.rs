@@ -104,6 +104,13 @@ impl CancelKeys {
     }
 }
 
+impl CancelKey {
+    /// What a cancel request of the client itself would do.
+    pub(super) async fn cancel(&self) {
+        self.keys.cancel(self.pid, &self.secret).await;
+    }
+}
+
 impl Drop for CancelKey {
     fn drop(&mut self) {
         let mut keys = self.keys.locked();

@@ -303,9 +303,9 @@ impl RunningProxy {
         psql.wait_with_output().await.expect("psql ends")
     }
 
-    /// Presses Ctrl-C in the psql that was started last.
-    pub(super) fn interrupt_psql(&self) {
-        kill(Pid::from_raw(self.psql.load(Ordering::SeqCst) as i32), Signal::SIGINT).expect("psql is there");
+    /// To the psql that was started last.
+    pub(super) fn signal_psql(&self, signal: Signal) {
+        kill(Pid::from_raw(self.psql.load(Ordering::SeqCst) as i32), signal).expect("psql is there");
     }
 }
 

@@ -54,6 +54,8 @@ pub(super) enum Refusal {
     Stopping,
     #[error("terminating connection because this node is stopping")]
     SessionEnded,
+    #[error("canceling statement because the client closed its side of the connection")]
+    Abandoned,
     #[error("the compute of branch {branch} cannot be reached: {reason}")]
     ComputeUnreachable { branch: String, reason: String },
     #[error("the branch's compute ended")]
@@ -90,7 +92,7 @@ impl Refusal {
             Refusal::NoUser | Refusal::TlsRequired | Refusal::NoLogin { .. } => "28000",
             Refusal::Encoding(_) => "22021",
             // As Postgres has it for `authentication_timeout`.
-            Refusal::HandshakeTimeout => "57014",
+            Refusal::HandshakeTimeout | Refusal::Abandoned => "57014",
             Refusal::TooManyHandshakes => "53300",
             Refusal::Name(NameError::NoBranch(_)) => "3D000",
             Refusal::Name(_) => "42602",
@@ -112,6 +114,7 @@ impl Refusal {
             Refusal::Name(_) => Some("write the database as database@branch, for instance \"shop@pr-1\"".to_owned()),
             Refusal::Branch(error) => branch_hint(error),
             Refusal::Password { .. } | Refusal::NoLogin { .. } => None,
+            Refusal::Abandoned => Some("keep the connection open until the answer is there".to_owned()),
             Refusal::Stopping | Refusal::SessionEnded => Some("connect again once the node is back".to_owned()),
             Refusal::ComputeUnreachable { .. } | Refusal::ComputeEnded => {
                 Some("connect again: the branch is started anew, with everything that was committed".to_owned())
