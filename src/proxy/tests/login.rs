@@ -40,7 +40,7 @@ async fn a_password_opens_its_role_and_no_other() {
         assert_eq!(error.message(), format!("password authentication failed for user \"{user}\""));
     }
     for user in ["nologin", "oldnologin"] {
-        let error = proxy.connect(user, "shop@b").await.err().expect("no login");
+        let Err(error) = proxy.connect(user, "shop@b").await else { panic!("{user} was let in") };
         let error = error.as_db_error().expect("an error from the proxy");
         assert_eq!(
             (error.code().code(), error.message()),
