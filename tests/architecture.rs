@@ -1,8 +1,9 @@
 //! The shape of the source, held as tests: the import order, a header on every file, files one can read in
-//! one sitting, names that say what a thing is, and no `unwrap` outside tests.
+//! one sitting, names that say what a thing is, no `unwrap` outside tests, and no test code in what is shipped.
 //!
 //! Each rule is a function from text to complaints, so that the bad samples at the end can show that it would notice.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -49,7 +50,16 @@ fn names_say_what_a_thing_is() {
 
 #[test]
 fn nothing_unwraps_outside_tests() {
-    check(|file| unwrap_complaints(&file.text));
+    let test_code = test_code();
+    check(|file| if is_below(file.path, &test_code) { vec![] } else { unwrap_complaints(&file.text) });
+}
+
+#[test]
+fn production_code_imports_no_test_code() {
+    let test_code = test_code();
+    let stem = |path: &PathBuf| path.file_stem().expect("a module has a name").to_string_lossy().into_owned();
+    let names: BTreeSet<String> = test_code.iter().map(stem).collect();
+    check(|file| if is_below(file.path, &test_code) { vec![] } else { test_import_complaints(&names, &file.text) });
 }
 
 #[test]
@@ -99,6 +109,47 @@ fn sources() -> Vec<PathBuf> {
     }
     assert!(found.len() > 10, "src holds {} files: looked in the wrong place", found.len());
     found
+}
+
+/// The modules that exist under test only, as their declarations say: each as its file and as its folder.
+fn test_code() -> Vec<PathBuf> {
+    let declared = |path: PathBuf| {
+        let text = fs::read_to_string(&path).expect("a source file is readable");
+        test_modules(&text).into_iter().flat_map(move |name| places_of(&path, &name)).collect::<Vec<_>>()
+    };
+    sources().into_iter().flat_map(declared).collect()
+}
+
+/// Where the module `name` that `file` declares may be.
+fn places_of(file: &Path, name: &str) -> [PathBuf; 2] {
+    let folder = match file.file_name().and_then(|name| name.to_str()) {
+        Some("mod.rs" | "lib.rs" | "main.rs") => file.parent().expect("a file is in a folder").to_owned(),
+        _ => file.with_extension(""),
+    };
+    [folder.join(format!("{name}.rs")), folder.join(name)]
+}
+
+fn is_below(path: &Path, places: &[PathBuf]) -> bool {
+    places.iter().any(|place| path.starts_with(place))
+}
+
+/// What `text` declares as `#[cfg(test)] mod name;`, whatever its visibility.
+fn test_modules(text: &str) -> Vec<String> {
+    let code = without_comments_and_strings(text);
+    let declaration = |(at, attribute): (usize, &str)| {
+        let item = item_after(&code[at + attribute.len()..])?;
+        let (_, name) = item.split_once("mod ").filter(|(before, _)| before.is_empty() || before.starts_with("pub"))?;
+        Some(identifier(name))
+    };
+    code.match_indices(TEST_ATTRIBUTE).filter_map(declaration).collect()
+}
+
+const TEST_ATTRIBUTE: &str = "#[cfg(test)]";
+
+/// The item that `rest` begins with, if it ends in a semicolon.
+fn item_after(rest: &str) -> Option<&str> {
+    let end = rest.find([';', '{'])?;
+    rest[end..].starts_with(';').then(|| rest[..end].trim())
 }
 
 fn module_of(path: &Path) -> String {
@@ -193,6 +244,30 @@ fn unwrap_complaints(text: &str) -> Vec<String> {
     let code = without_comments_and_strings(without_tests(text));
     let at = |(i, line): (usize, &str)| line.contains(".unwrap()").then(|| format!("line {}: unwrap", i + 1));
     code.lines().enumerate().filter_map(at).collect()
+}
+
+/// Test modules, by `names`, that `text` imports or names in a path outside its own tests.
+fn test_import_complaints(names: &BTreeSet<String>, text: &str) -> Vec<String> {
+    let code = without_comments_and_strings(without_tests(text));
+    let mut complaints = Vec::new();
+    for statement in code.split(';').map(without_test_attributed) {
+        let words: Vec<&str> = statement.split(|c: char| !(c.is_alphanumeric() || c == '_')).collect();
+        let imports = words.contains(&"use");
+        let names_it = |name: &&String| match imports {
+            true => words.contains(&name.as_str()),
+            false => statement
+                .match_indices(&format!("{name}::"))
+                .any(|(at, _)| !statement[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_')),
+        };
+        complaints
+            .extend(names.iter().filter(names_it).map(|name| format!("uses {name}, which exists under test only")));
+    }
+    complaints
+}
+
+/// `statement` without what an attribute keeps for tests: up to its semicolon, which is gone already.
+fn without_test_attributed(statement: &str) -> &str {
+    statement.find(TEST_ATTRIBUTE).map_or(statement, |at| &statement[..at])
 }
 
 /// `text` up to its own `#[cfg(test)] mod tests {`, which is the last thing in a file here.
@@ -354,5 +429,40 @@ mod bad_samples {
         assert_eq!(unwrap_complaints("fn f() {\n x.unwrap();\n}"), ["line 2: unwrap"]);
         assert!(unwrap_complaints("// x.unwrap()\n#[cfg(test)]\nmod tests {\n fn f() { x.unwrap(); }\n}").is_empty());
         assert!(unwrap_complaints("x.unwrap_or(1); x.unwrap_or_else(f);").is_empty());
+    }
+
+    #[test]
+    fn test_code_is_what_is_declared_so() {
+        let declared = "mod shipped;\n#[cfg(test)]\npub(crate) mod fixture;\n#[cfg(test)]\nmod tests;\nmod after;";
+        assert_eq!(test_modules(declared), ["fixture", "tests"]);
+        assert!(test_modules("#[cfg(test)]\nmod tests { mod inner; }\n#[cfg(test)]\nuse crate::x::mod_;").is_empty());
+        assert!(test_modules("// #[cfg(test)]\nmod shipped;").is_empty());
+        let below = |path: &str, file: &str, name: &str| is_below(Path::new(path), &places_of(Path::new(file), name));
+        assert!(below("src/proxy/tests/login.rs", "src/proxy/mod.rs", "tests"));
+        assert!(below("src/proxy/fixture.rs", "src/proxy/mod.rs", "fixture"));
+        assert!(below("src/proxy/relay/tests.rs", "src/proxy/relay.rs", "tests"));
+        assert!(!below("src/proxy/testsuite.rs", "src/proxy/mod.rs", "tests"));
+        assert!(!below("src/compute/fixture.rs", "src/proxy/mod.rs", "fixture"));
+    }
+
+    #[test]
+    fn test_code_in_production_code_is_noticed() {
+        let names = BTreeSet::from(["fixture".to_owned()]);
+        for text in [
+            "use crate::compute::fixture::Fixture;",
+            "use crate::{compute::fixture, model::Role};",
+            "mod x;\nuse super::fixture as other;",
+            "fn f() { super::fixture::start(); }",
+        ] {
+            assert_eq!(test_import_complaints(&names, text).len(), 1, "{text}");
+        }
+        for text in [
+            "#[cfg(test)]\nmod fixture;\nfn f() {}",
+            "#[cfg(test)]\nuse super::fixture;\nfn f() {}",
+            "fn f() {}\n#[cfg(test)]\nmod tests {\n use super::fixture::X;\n}",
+            "let fixture = 1; my_fixture::f(); // fixture::f()",
+        ] {
+            assert!(test_import_complaints(&names, text).is_empty(), "{text}");
+        }
     }
 }

@@ -419,6 +419,19 @@ fn pgbench_works_in_every_mode() {
     }
 }
 
+#[test]
+fn a_query_of_a_client_that_is_gone_does_not_keep_its_branch_awake() {
+    let shop = Fixture::new().idle_timeout("1s").start();
+    let mut psql = psql_command(&shop.url("shop@x"))
+        .args(["-c", "create table begun ()", "-c", "select pg_sleep(600)"])
+        .spawn()
+        .expect("psql runs");
+    until("psql to begin", 30, || try_psql(&shop.url("shop@x"), "table begun").ok());
+    psql.kill().expect("a child can be killed");
+    psql.wait().expect("a child can be waited for");
+    shop.node.wait_asleep("shop@x");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopping_node_says_so() {
     let mut shop = Fixture::new().start();

@@ -24,7 +24,8 @@ const MECHANISM: &str = "SCRAM-SHA-256";
 /// Most bytes of a client's answer: `PG_MAX_SASL_MESSAGE_LENGTH` of `sasl.h`.
 const ANSWER_MAX: usize = 1024;
 
-/// Runs the exchange. Every failed one ends in the same refusal; its reason is for the log.
+/// Runs the exchange. Every failed one ends in the same refusal; its reason is for the log. A role that may not log in
+/// is told so only once it has proved its password.
 pub(super) async fn authenticate(
     client: &mut ClientStream,
     user: &str,
@@ -32,8 +33,11 @@ pub(super) async fn authenticate(
     entropy: &Entropy,
 ) -> Result<(), HandshakeError> {
     let outcome = match credential {
-        Credential::Verifier(Verifier::Scram(verifier)) => scram(client, verifier).await?,
-        Credential::Verifier(Verifier::Md5(verifier)) => md5(client, &verifier, entropy).await?,
+        Credential::Verifier(verifier) => exchange(client, verifier, entropy).await?,
+        Credential::NoLogin(verifier) => match exchange(client, verifier, entropy).await? {
+            Ok(()) => return Err(Refusal::NoLogin { user: user.to_owned() }.into()),
+            wrong_password => wrong_password,
+        },
         Credential::Decoy { verifier, reason } => scram(client, verifier).await.map(|_| Err(reason))?,
     };
     outcome.map_err(|reason| Refusal::Password { user: user.to_owned(), reason }.into())
@@ -41,6 +45,13 @@ pub(super) async fn authenticate(
 
 /// How an exchange ended that was well-formed.
 type Outcome = Result<(), LoginFailure>;
+
+async fn exchange(client: &mut ClientStream, verifier: Verifier, entropy: &Entropy) -> Result<Outcome, HandshakeError> {
+    match verifier {
+        Verifier::Scram(verifier) => scram(client, verifier).await,
+        Verifier::Md5(verifier) => md5(client, &verifier, entropy).await,
+    }
+}
 
 async fn scram(client: &mut ClientStream, verifier: ScramVerifier) -> Result<Outcome, HandshakeError> {
     let mut buffer = BytesMut::new();

@@ -1,7 +1,7 @@
 //! Entering a compute: its unix socket, its startup, and the first `ReadyForQuery`.
 //!
 //! The compute trusts its socket, so that it answers with `AuthenticationOk`, its parameters and its key at once. All
-//! of it goes to the client as it is, but for the key, which is replaced ([`super::cancel`]).
+//! of it goes to the client as it is, but for the secret of its key, which is replaced ([`super::cancel`]).
 
 use super::cancel::{CancelKey, CancelKeys, ComputeKey};
 use super::message::{LONG_CANCEL_KEYS_MINOR, put_backend_key};
@@ -14,21 +14,51 @@ use crate::model::BranchRef;
 use bytes::{Buf, BytesMut};
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 /// Longest message of a compute's startup. Notices of login event triggers have room; bounded, as it is held in memory.
 const STARTUP_MESSAGE_MAX: usize = 1 << 20;
 
+/// Most bytes that are read and thrown away while a backend ends that has lost its client. More is no mere end of an
+/// answer.
+const ABANDONED_DISCARD_MAX: usize = 1 << 20;
+
 /// A compute that is ready for queries.
 pub(super) struct Backend {
     pub stream: UnixStream,
     /// Has seen everything that went to the client after the first `ReadyForQuery`.
     pub scanner: MessageScanner,
-    /// The backend's own process id, for the log.
+    /// The backend's process id, as its compute and its client know it.
     pub pid: i32,
     /// Void once this is dropped.
-    _cancel_key: Option<CancelKey>,
+    cancel_key: Option<CancelKey>,
+}
+
+impl Backend {
+    /// Ends the work of a client that can no longer be reached: waits up to `grace` for what is nearly done, such as a
+    /// commit, and cancels what is not. A backend that goes on sending all that time is not waited for.
+    pub(super) async fn abandon(&mut self, grace: Duration) {
+        let finish = async {
+            // A backend that was only waiting for its client ends at once.
+            self.stream.shutdown().await?;
+            let mut discarded = 0;
+            let mut buffer = vec![0; 4096];
+            while discarded < ABANDONED_DISCARD_MAX {
+                match self.stream.read(&mut buffer).await? {
+                    0 => return Ok(true),
+                    read => discarded += read,
+                }
+            }
+            io::Result::Ok(false)
+        };
+        // A backend whose socket fails has ended, and one that is still busy after all is cancelled.
+        let ended = tokio::time::timeout(grace, finish).await.is_ok_and(|ended| ended.unwrap_or(true));
+        if let (false, Some(key)) = (ended, &self.cancel_key) {
+            key.cancel().await;
+        }
+    }
 }
 
 /// How a compute received a client.
@@ -82,7 +112,7 @@ pub(super) async fn enter(
                         outgoing.extend_from_slice(piece);
                     }
                     client.send(&outgoing).await?;
-                    return Ok(Reception::Ready(Backend { stream, scanner, pid, _cancel_key: cancel_key }));
+                    return Ok(Reception::Ready(Backend { stream, scanner, pid, cancel_key }));
                 }
                 _ => outgoing.extend_from_slice(&message),
             }

@@ -1,15 +1,16 @@
 //! Cancel keys of the proxy's own, and which compute's key each stands for.
 //!
-//! Process ids repeat across computes, and before protocol 3.2 a secret has 4 bytes: handed through, one client's key
-//! could hit another's query. So a client gets a random process id that no other session has, and a random secret;
-//! both end with the session.
+//! A client gets its backend's own process id, since drivers and people use it for more than cancel requests:
+//! `pg_terminate_backend`, `pg_stat_activity`, telling their own notifications from others'. Process ids repeat across
+//! computes, though, and so could the secrets beside them, which have 4 bytes before protocol 3.2: handed through, one
+//! client's key could hit another's query. So the secret is the proxy's: random, unlike that of any other session with
+//! the same process id, and void once the session ends.
 
 use super::message::put_cancel_request;
 use super::verifier::equal_in_constant_time;
 use crate::model::Entropy;
 use bytes::BytesMut;
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -28,8 +29,11 @@ const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(super) struct CancelKeys {
     entropy: Entropy,
-    keys: Arc<Mutex<HashMap<i32, Issued>>>,
+    keys: Arc<Mutex<ByPid>>,
 }
+
+/// The keys of each process id: one for each compute that has a backend of that id.
+type ByPid = HashMap<i32, Vec<Issued>>;
 
 /// The key that a compute issued for one of its backends.
 #[derive(Clone, PartialEq, Eq)]
@@ -58,19 +62,18 @@ impl CancelKeys {
 
     /// A new key that stands for `compute_key`; `long` for clients of protocol 3.2.
     pub(super) fn issue(&self, compute_key: ComputeKey, long: bool) -> CancelKey {
+        let pid = compute_key.pid;
         let mut secret = vec![0; if long { LONG_SECRET_BYTES } else { SHORT_SECRET_BYTES }];
-        self.entropy.fill(&mut secret);
         let mut keys = self.locked();
-        // Ends at once: sessions are far fewer than the two thousand million ids.
-        let pid = loop {
-            let mut bytes = [0; 4];
-            self.entropy.fill(&mut bytes);
-            let pid = (u32::from_le_bytes(bytes) >> 1) as i32;
-            if let (1.., Entry::Vacant(vacant)) = (pid, keys.entry(pid)) {
-                vacant.insert(Issued { secret: secret.clone(), stands_for: compute_key });
-                break pid;
+        let namesakes = keys.entry(pid).or_default();
+        // Ends at once: computes are far fewer than the four thousand million shortest secrets.
+        loop {
+            self.entropy.fill(&mut secret);
+            if namesakes.iter().all(|issued| issued.secret != secret) {
+                break;
             }
-        };
+        }
+        namesakes.push(Issued { secret: secret.clone(), stands_for: compute_key });
         drop(keys);
         CancelKey { pid, secret, keys: self.clone() }
     }
@@ -91,20 +94,31 @@ impl CancelKeys {
 
     fn find(&self, pid: i32, secret: &[u8]) -> Option<ComputeKey> {
         let keys = self.locked();
-        keys.get(&pid)
-            .filter(|issued| equal_in_constant_time(&issued.secret, secret))
-            .map(|issued| issued.stands_for.clone())
+        let mut namesakes = keys.get(&pid)?.iter();
+        namesakes.find(|issued| equal_in_constant_time(&issued.secret, secret)).map(|issued| issued.stands_for.clone())
     }
 
-    fn locked(&self) -> MutexGuard<'_, HashMap<i32, Issued>> {
+    fn locked(&self) -> MutexGuard<'_, ByPid> {
         // The map is whole at every step, so a panic of another holder leaves it usable.
         self.keys.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
+impl CancelKey {
+    /// What a cancel request of the client itself would do.
+    pub(super) async fn cancel(&self) {
+        self.keys.cancel(self.pid, &self.secret).await;
+    }
+}
+
 impl Drop for CancelKey {
     fn drop(&mut self) {
-        self.keys.locked().remove(&self.pid);
+        let mut keys = self.keys.locked();
+        let Some(namesakes) = keys.get_mut(&self.pid) else { return };
+        namesakes.retain(|issued| issued.secret != self.secret);
+        if namesakes.is_empty() {
+            keys.remove(&self.pid);
+        }
     }
 }
 
@@ -122,28 +136,47 @@ mod tests {
     use super::*;
 
     fn compute_key(pid: i32) -> ComputeKey {
-        ComputeKey { socket: PathBuf::from("/s"), pid, secret: vec![9; 4] }
+        key_of("/s", pid)
+    }
+
+    fn key_of(socket: &str, pid: i32) -> ComputeKey {
+        ComputeKey { socket: PathBuf::from(socket), pid, secret: vec![9; 4] }
     }
 
     #[test]
     fn a_key_lives_as_long_as_its_session() {
         let keys = CancelKeys::new(Entropy::seeded(1));
         let key = keys.issue(compute_key(5), false);
-        assert!(key.pid > 0 && key.secret.len() == 4);
+        assert_eq!((key.pid, key.secret.len()), (5, 4));
         assert!(keys.find(key.pid, &key.secret).is_some_and(|found| found == compute_key(5)));
         assert!(keys.find(key.pid, &[0; 4]).is_none());
         assert!(keys.find(key.pid, &[]).is_none());
         let (pid, secret) = (key.pid, key.secret.clone());
         drop(key);
         assert!(keys.find(pid, &secret).is_none());
+        assert!(keys.locked().is_empty(), "nothing is left of a key that is void");
     }
 
     #[test]
-    fn newer_clients_get_longer_secrets_and_everyone_an_id_of_their_own() {
+    fn of_two_computes_with_the_same_process_id_each_key_hits_its_own() {
         let keys = CancelKeys::new(Entropy::seeded(2));
-        let issued: Vec<_> = (0..1000).map(|pid| keys.issue(compute_key(pid), true)).collect();
-        let distinct: std::collections::HashSet<_> = issued.iter().map(|key| key.pid).collect();
+        let (one, other) = (keys.issue(key_of("/one", 5), false), keys.issue(key_of("/other", 5), true));
+        assert!(keys.find(5, &one.secret) == Some(key_of("/one", 5)));
+        assert!(keys.find(5, &other.secret) == Some(key_of("/other", 5)));
+        assert!(keys.find(6, &one.secret).is_none(), "the process id is part of the key");
+        assert!(keys.find(5, &other.secret[..4]).is_none(), "half a secret is none");
+        let void = one.secret.clone();
+        drop(one);
+        assert!(keys.find(5, &void).is_none());
+        assert!(keys.find(5, &other.secret) == Some(key_of("/other", 5)), "the other session goes on");
+    }
+
+    #[test]
+    fn no_two_sessions_with_the_same_process_id_have_the_same_secret() {
+        let keys = CancelKeys::new(Entropy::seeded(3));
+        let issued: Vec<_> = (0..1000).map(|n| keys.issue(key_of(&format!("/{n}"), 5), n % 2 == 0)).collect();
+        let distinct: std::collections::HashSet<_> = issued.iter().map(|key| &key.secret).collect();
         assert_eq!(distinct.len(), 1000);
-        assert!(issued.iter().all(|key| key.secret.len() == 32));
+        assert!(issued.iter().enumerate().all(|(n, key)| key.secret.len() == if n % 2 == 0 { 32 } else { 4 }));
     }
 }

@@ -13,7 +13,7 @@ use super::credentials::Credentials;
 use super::message::put_negotiated_version;
 use super::negotiation::{HandshakeError, Request, negotiate};
 use super::refusal::Refusal;
-use super::relay::{RelayEnd, Relayed, relay};
+use super::relay::{ABANDON_GRACE, RelayEnd, Relayed, relay};
 use super::startup::Login;
 use super::stream::ClientStream;
 use super::upstream::{Awake, Upstream};
@@ -166,10 +166,24 @@ impl<U: Upstream> Doorway<U> {
         );
         let stop = self.reached(Phase::Ending, Duration::ZERO);
         let relayed = relay(client, &mut backend.stream, &mut backend.scanner, early, stop).await;
+        self.abandon(&relayed.end, &mut backend).await;
         log_end(&relayed, &backend, authenticated.elapsed());
         drop(backend.stream);
         drop(session);
         Ok(if backend.scanner.at_boundary() { last_words(&relayed) } else { BytesMut::new() })
+    }
+
+    /// Sees to it that a query does not outlive the client that asked for it by much.
+    async fn abandon(&self, end: &RelayEnd, backend: &mut Backend) {
+        let grace = match end {
+            RelayEnd::ClientLost(_) => ABANDON_GRACE,
+            RelayEnd::Abandoned => Duration::ZERO,
+            RelayEnd::ClientClosed | RelayEnd::ComputeClosed { .. } | RelayEnd::Stopped => return,
+        };
+        tokio::select! {
+            () = backend.abandon(grace) => {}
+            () = self.reached(Phase::Ending, Duration::ZERO) => {}
+        }
     }
 
     /// Opens the branch, and stops waiting for it when the client goes away or the node stops. Returns what the client
@@ -221,6 +235,7 @@ fn last_words(relayed: &Relayed) -> BytesMut {
     match relayed.end {
         RelayEnd::ComputeClosed { unexplained: true } => words.extend(Refusal::ComputeEnded.response()),
         RelayEnd::Stopped => words.extend(Refusal::SessionEnded.response()),
+        RelayEnd::Abandoned => words.extend(Refusal::Abandoned.response()),
         _ => {}
     }
     words
@@ -229,6 +244,7 @@ fn last_words(relayed: &Relayed) -> BytesMut {
 fn log_end(relayed: &Relayed, backend: &Backend, lasted: Duration) {
     let end = match &relayed.end {
         RelayEnd::ClientClosed => "the client closed it".to_owned(),
+        RelayEnd::Abandoned => "the client closed it in the middle of a query, which was cancelled".to_owned(),
         RelayEnd::ClientLost(error) => format!("the client was lost: {error}"),
         RelayEnd::ComputeClosed { unexplained: false } => "the compute closed it".to_owned(),
         RelayEnd::ComputeClosed { unexplained: true } => "the compute ended".to_owned(),

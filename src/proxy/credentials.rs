@@ -1,5 +1,8 @@
 //! What a login is checked against: the role's own verifier, the config's for that role, or a decoy.
 //!
+//! As in Postgres, a role that may not log in proves its password first and is refused for it only then: whoever does
+//! not know the password cannot tell such a role from any other.
+//!
 //! A decoy stands in wherever a login cannot succeed (no such role, no password, …), so that the exchange looks and
 //! lasts like one with a wrong password. It is derived from a key of this process, hence the same at each attempt;
 //! only the owner of the key could tell its salt from a real one.
@@ -15,6 +18,8 @@ use std::collections::HashMap;
 /// What one login is checked against.
 pub(super) enum Credential {
     Verifier(Verifier),
+    /// Fails also for who proves the password, but tells them why.
+    NoLogin(Verifier),
     /// Fails whatever the client answers.
     Decoy {
         verifier: ScramVerifier,
@@ -50,7 +55,8 @@ impl Credentials {
     /// a role another password; it can neither make a role nor lift what the role itself forbids.
     pub(super) fn for_login(&self, branch: &BranchRef, user: &str, role: Option<&Role>, now: UnixMs) -> Credential {
         match self.verifier(branch, user, role, now) {
-            Ok(verifier) => Credential::Verifier(verifier),
+            Ok(verifier) if role.is_some_and(|role| role.can_login) => Credential::Verifier(verifier),
+            Ok(verifier) => Credential::NoLogin(verifier),
             Err(reason) => Credential::Decoy { verifier: self.decoy(&branch.project, user), reason },
         }
     }
@@ -63,9 +69,6 @@ impl Credentials {
         now: UnixMs,
     ) -> Result<Verifier, LoginFailure> {
         let role = role.ok_or(LoginFailure::UnknownRole)?;
-        if !role.can_login {
-            return Err(LoginFailure::NoLogin);
-        }
         if role.valid_until.is_some_and(|end| i128::from(end) * 1000 < i128::from(now)) {
             return Err(LoginFailure::Expired);
         }
@@ -142,20 +145,23 @@ mod tests {
         Credentials::prepare(&[project], &Entropy::seeded(1)).unwrap_or_else(|error| panic!("{error}"))
     }
 
+    /// Why no password opens the role.
     fn failure(credentials: &Credentials, role: Option<&Role>) -> Option<LoginFailure> {
         match credentials.for_login(&branch(), "ann", role, NOW) {
-            Credential::Verifier(_) => None,
+            Credential::Verifier(_) | Credential::NoLogin(_) => None,
             Credential::Decoy { reason, .. } => Some(reason),
         }
     }
 
+    fn is_told_why(credentials: &Credentials, role: &Role) -> bool {
+        matches!(credentials.for_login(&branch(), "ann", Some(role), NOW), Credential::NoLogin(_))
+    }
+
     #[test]
-    fn a_role_that_may_not_log_in_gets_a_decoy() {
+    fn a_role_that_no_password_opens_gets_a_decoy() {
         let credentials = credentials(None);
         assert_eq!(failure(&credentials, Some(&role())), None);
         assert_eq!(failure(&credentials, None), Some(LoginFailure::UnknownRole));
-        let no_login = Role { can_login: false, ..role() };
-        assert_eq!(failure(&credentials, Some(&no_login)), Some(LoginFailure::NoLogin));
         let no_password = Role { verifier: None, ..role() };
         assert_eq!(failure(&credentials, Some(&no_password)), Some(LoginFailure::NoPassword));
         let unusable = Role { verifier: Some(Secret::new("x")), ..role() };
@@ -169,6 +175,17 @@ mod tests {
     }
 
     #[test]
+    fn a_role_that_may_not_log_in_must_prove_its_password_to_be_told() {
+        let credentials = credentials(None);
+        assert!(!is_told_why(&credentials, &role()));
+        let no_login = Role { can_login: false, ..role() };
+        assert!(is_told_why(&credentials, &no_login));
+        // Without a password that holds there is nothing to prove.
+        assert!(!is_told_why(&credentials, &Role { verifier: None, ..no_login.clone() }));
+        assert!(!is_told_why(&credentials, &Role { valid_until: Some(999), ..no_login }));
+    }
+
+    #[test]
     fn the_config_gives_a_password_but_no_role() {
         let password = Some(Secret::new("theirs"));
         let user = UserSettings { name: "ann".to_owned(), verifier: None, password_env: None, password };
@@ -177,7 +194,7 @@ mod tests {
         assert_eq!(failure(&credentials, Some(&no_password)), None);
         assert_eq!(failure(&credentials, None), Some(LoginFailure::UnknownRole));
         let no_login = Role { can_login: false, ..role() };
-        assert_eq!(failure(&credentials, Some(&no_login)), Some(LoginFailure::NoLogin));
+        assert!(is_told_why(&credentials, &no_login));
     }
 
     #[test]

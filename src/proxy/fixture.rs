@@ -31,7 +31,8 @@ const ROLES: &str = "
     CREATE ROLE nopassword LOGIN;
     CREATE ROLE single LOGIN PASSWORD 'single' CONNECTION LIMIT 1;
     SET password_encryption = 'md5';
-    CREATE ROLE old LOGIN PASSWORD 'old';";
+    CREATE ROLE old LOGIN PASSWORD 'old';
+    CREATE ROLE oldnologin PASSWORD 'oldnologin';";
 
 /// A Postgres of its own; killed on drop.
 pub(super) struct Postgres {
@@ -302,9 +303,9 @@ impl RunningProxy {
         psql.wait_with_output().await.expect("psql ends")
     }
 
-    /// Presses Ctrl-C in the psql that was started last.
-    pub(super) fn interrupt_psql(&self) {
-        kill(Pid::from_raw(self.psql.load(Ordering::SeqCst) as i32), Signal::SIGINT).expect("psql is there");
+    /// To the psql that was started last.
+    pub(super) fn signal_psql(&self, signal: Signal) {
+        kill(Pid::from_raw(self.psql.load(Ordering::SeqCst) as i32), signal).expect("psql is there");
     }
 }
 

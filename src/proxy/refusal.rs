@@ -1,8 +1,8 @@
 //! Why the proxy turns a client away or ends its session, and the one place that chooses SQLSTATEs and hints for it.
 //!
 //! The names of projects and databases are not secret here, so that a client may learn them before it has
-//! authenticated; everything about roles is: each failed login reads the same ([`Refusal::Password`]), and only the
-//! log has its reason.
+//! authenticated; everything about roles is: whoever has not proved a password reads the same ([`Refusal::Password`])
+//! whatever the role, and only the log has the reason.
 
 use super::message::{NEWEST_MINOR, put_fatal_error};
 use crate::branch::BranchError;
@@ -14,8 +14,6 @@ use bytes::BytesMut;
 pub(super) enum LoginFailure {
     #[error("no such role in the branch")]
     UnknownRole,
-    #[error("the role may not log in")]
-    NoLogin,
     #[error("the role has no password; give it one, or add a [[project.user]] to the config")]
     NoPassword,
     #[error("the role's password has expired")]
@@ -49,10 +47,15 @@ pub(super) enum Refusal {
     Branch(#[from] BranchError),
     #[error("password authentication failed for user \"{user}\"")]
     Password { user: String, reason: LoginFailure },
+    /// To who has proved the role's password.
+    #[error("role \"{user}\" is not permitted to log in")]
+    NoLogin { user: String },
     #[error("this node is stopping")]
     Stopping,
     #[error("terminating connection because this node is stopping")]
     SessionEnded,
+    #[error("canceling statement because the client closed its side of the connection")]
+    Abandoned,
     #[error("the compute of branch {branch} cannot be reached: {reason}")]
     ComputeUnreachable { branch: String, reason: String },
     #[error("the branch's compute ended")]
@@ -86,10 +89,10 @@ impl Refusal {
         match self {
             Refusal::Protocol(_) => "08P01",
             Refusal::Version { .. } => "0A000",
-            Refusal::NoUser | Refusal::TlsRequired => "28000",
+            Refusal::NoUser | Refusal::TlsRequired | Refusal::NoLogin { .. } => "28000",
             Refusal::Encoding(_) => "22021",
             // As Postgres has it for `authentication_timeout`.
-            Refusal::HandshakeTimeout => "57014",
+            Refusal::HandshakeTimeout | Refusal::Abandoned => "57014",
             Refusal::TooManyHandshakes => "53300",
             Refusal::Name(NameError::NoBranch(_)) => "3D000",
             Refusal::Name(_) => "42602",
@@ -110,7 +113,8 @@ impl Refusal {
             Refusal::Name(NameError::NoBranch(database)) => Some(format!("connect to \"{database}@NAME\"")),
             Refusal::Name(_) => Some("write the database as database@branch, for instance \"shop@pr-1\"".to_owned()),
             Refusal::Branch(error) => branch_hint(error),
-            Refusal::Password { .. } => None,
+            Refusal::Password { .. } | Refusal::NoLogin { .. } => None,
+            Refusal::Abandoned => Some("keep the connection open until the answer is there".to_owned()),
             Refusal::Stopping | Refusal::SessionEnded => Some("connect again once the node is back".to_owned()),
             Refusal::ComputeUnreachable { .. } | Refusal::ComputeEnded => {
                 Some("connect again: the branch is started anew, with everything that was committed".to_owned())

@@ -4,6 +4,10 @@
 //! Buffers start small, grow while reads fill them, and shrink again once the session was quiet for a moment: an idle
 //! session costs two small buffers. 64 KiB is where a bulk `COPY` stops getting cheaper (200 ms of CPU for 400 MB
 //! against 340 ms with 8 KiB). While buffers keep their size nothing is allocated.
+//!
+//! A client may close its side and still wait for the answer; or it may be gone, which looks the same. Its end is
+//! passed on, and it has [`ABANDON_GRACE`] of silence to get what it asked for. A Postgres would work on for a client
+//! that is gone until the query ends; here that would keep a branch awake for nobody.
 
 use super::scanner::MessageScanner;
 use super::stream::ClientStream;
@@ -26,6 +30,9 @@ const BUFFER_GROWTH: usize = 4;
 /// How long nothing moves before grown buffers are given back.
 const QUIET_PERIOD: Duration = Duration::from_secs(1);
 
+/// How long a compute may work without a word for a client that closed its side.
+pub(super) const ABANDON_GRACE: Duration = Duration::from_secs(5);
+
 /// The `Terminate` message, whole.
 const TERMINATE: &[u8] = b"X\0\0\0\x04";
 
@@ -34,6 +41,8 @@ const TERMINATE: &[u8] = b"X\0\0\0\x04";
 pub(super) enum RelayEnd {
     /// The client closed its side, and the compute then closed its own.
     ClientClosed,
+    /// The client closed its side, and the compute has been busy without a word since.
+    Abandoned,
     /// The client can no longer be read from or written to.
     ClientLost(io::Error),
     /// The compute closed its side first. The client was told why unless `unexplained`.
@@ -70,6 +79,7 @@ pub(super) async fn relay(
         compute_deaf: false,
         terminated: false,
         quiet: None,
+        abandoned: None,
     };
     let end = tokio::select! {
         biased;
@@ -98,12 +108,33 @@ struct Relay<'a> {
     terminated: bool,
     /// Runs while a buffer is grown.
     quiet: Option<Quiet>,
+    /// Runs once the client has closed its side.
+    abandoned: Option<Quiet>,
 }
 
-/// Fires every [`QUIET_PERIOD`]; nothing was moved in between if `moved` still holds.
+/// Tells when nothing was moved for a whole `period`.
 struct Quiet {
     timer: Pin<Box<Sleep>>,
+    period: Duration,
+    /// Bytes moved when `timer` was set.
     moved: u64,
+}
+
+impl Quiet {
+    fn new(period: Duration, moved: u64) -> Quiet {
+        Quiet { timer: Box::pin(sleep(period)), period, moved }
+    }
+
+    /// Ready after each quiet period, where `moved` counts the bytes moved by now.
+    fn poll(&mut self, cx: &mut Context<'_>, moved: u64) -> Poll<()> {
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            self.timer.as_mut().reset(Instant::now() + self.period);
+            if std::mem::replace(&mut self.moved, moved) == moved {
+                return Poll::Ready(());
+            }
+        }
+    }
 }
 
 impl Relay<'_> {
@@ -121,7 +152,12 @@ impl Relay<'_> {
         {
             return Poll::Ready(end);
         }
-        self.poll_quiet(cx);
+        let moved = self.to_client.moved + self.to_compute.moved;
+        self.poll_quiet(cx, moved);
+        if self.client_closed {
+            let abandoned = self.abandoned.get_or_insert_with(|| Quiet::new(ABANDON_GRACE, moved));
+            return abandoned.poll(cx, moved).map(|()| RelayEnd::Abandoned);
+        }
         Poll::Pending
     }
 
@@ -150,19 +186,16 @@ impl Relay<'_> {
     }
 
     /// Gives grown buffers back after a while without traffic.
-    fn poll_quiet(&mut self, cx: &mut Context<'_>) {
-        let moved = self.to_client.moved + self.to_compute.moved;
+    fn poll_quiet(&mut self, cx: &mut Context<'_>, moved: u64) {
         if self.quiet.is_none() && (self.to_client.is_grown() || self.to_compute.is_grown()) {
-            self.quiet = Some(Quiet { timer: Box::pin(sleep(QUIET_PERIOD)), moved });
+            self.quiet = Some(Quiet::new(QUIET_PERIOD, moved));
         }
         let Some(quiet) = &mut self.quiet else { return };
-        while quiet.timer.as_mut().poll(cx).is_ready() {
-            if quiet.moved == moved && self.to_client.shrink() && self.to_compute.shrink() {
+        while quiet.poll(cx, moved).is_ready() {
+            if self.to_client.shrink() && self.to_compute.shrink() {
                 self.quiet = None;
                 return;
             }
-            quiet.moved = moved;
-            quiet.timer.as_mut().reset(Instant::now() + QUIET_PERIOD);
         }
     }
 }

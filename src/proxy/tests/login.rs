@@ -33,11 +33,19 @@ async fn a_password_opens_its_role_and_no_other() {
     }
     let opens = upstream.opens.load(Ordering::SeqCst);
     for user in ["ann", "old", "nobody", "nologin", "expired", "nopassword"] {
-        let password = if matches!(user, "ann" | "old") { "wrong" } else { user };
+        let password = if matches!(user, "ann" | "old" | "nologin") { "wrong" } else { user };
         let Err(error) = proxy.connect_as(user, password, "shop@b").await else { panic!("{user} was let in") };
         let error = error.as_db_error().expect("an error from the proxy").clone();
         assert_eq!(error.code().code(), "28P01");
         assert_eq!(error.message(), format!("password authentication failed for user \"{user}\""));
+    }
+    for user in ["nologin", "oldnologin"] {
+        let Err(error) = proxy.connect(user, "shop@b").await else { panic!("{user} was let in") };
+        let error = error.as_db_error().expect("an error from the proxy");
+        assert_eq!(
+            (error.code().code(), error.message()),
+            ("28000", &*format!("role \"{user}\" is not permitted to log in"))
+        );
     }
     assert_eq!(upstream.opens.load(Ordering::SeqCst), opens, "a login that failed opened a branch");
 }

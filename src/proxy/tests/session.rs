@@ -6,6 +6,7 @@ use crate::proxy::tests::raw_client::{RawClient, message};
 use crate::settings::ServerSettings;
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
+use nix::sys::signal::Signal;
 use sha2::{Digest, Sha256};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -96,6 +97,28 @@ async fn a_cancel_request_stops_its_own_query_only() {
 }
 
 #[tokio::test]
+async fn a_client_knows_its_backend_by_its_process_id() {
+    let postgres = Postgres::start().await;
+    let proxy = RunningProxy::start(postgres.upstream()).await;
+    let mut client = RawClient::connect(&proxy).await;
+    client.start(0, "ann", "shop@b").await;
+    client.prove("ann").await;
+    let key = client.read_until(b'K').await;
+    let told = i32::from_be_bytes(key[..4].try_into().expect("a process id"));
+    client.read_until(b'Z').await;
+    client.send(&message(b'Q', b"SELECT pg_backend_pid()\0")).await;
+    // One column, as text: its count, its length, itself.
+    let row = client.read_until(b'D').await;
+    assert_eq!(String::from_utf8_lossy(&row[6..]), told.to_string());
+    client.read_until(b'Z').await;
+
+    let other = proxy.connect("ann", "shop@b").await.expect("logged in");
+    let ended = other.query_one("SELECT pg_terminate_backend($1)", &[&told]).await.expect("answered");
+    assert!(ended.get::<_, bool>(0));
+    assert!(String::from_utf8_lossy(&client.read_until(b'E').await).contains("C57P01"));
+}
+
+#[tokio::test]
 async fn a_client_of_a_newer_protocol_cancels_with_a_longer_key() {
     let postgres = Postgres::start().await;
     let proxy = RunningProxy::start(postgres.upstream()).await;
@@ -137,18 +160,23 @@ async fn a_client_that_only_stops_sending_gets_its_answer() {
     assert_eq!(client.tcp.read(&mut [0]).await.expect("closed"), 0);
 }
 
+/// Waits until `sessions` of them sleep for half a minute.
+async fn sleeping(postgres: &Postgres, sessions: i64) {
+    let watcher = postgres.superuser().await;
+    eventually("they sleep", async || {
+        let query = "SELECT count(*) FROM pg_stat_activity WHERE query ~ '^SELECT pg_sleep.30.$'";
+        watcher.query_one(query, &[]).await.expect("counted").get::<_, i64>(0) == sessions
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn psql_cancels_with_an_interrupt() {
     let postgres = Postgres::start().await;
     let proxy = RunningProxy::start(postgres.upstream()).await;
     let interrupt = async {
-        let watcher = postgres.superuser().await;
-        eventually("psql sleeps", async || {
-            let query = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(30)'";
-            watcher.query_one(query, &[]).await.expect("counted").get::<_, i64>(0) == 1
-        })
-        .await;
-        proxy.interrupt_psql();
+        sleeping(&postgres, 1).await;
+        proxy.signal_psql(Signal::SIGINT);
     };
     let (output, ()) = tokio::join!(proxy.psql("ann", "shop@b", "", "SELECT pg_sleep(30)"), interrupt);
     let (_, complaint) = printed(&output);
@@ -195,6 +223,54 @@ async fn a_client_that_leaves_ends_its_session() {
     drop(reading);
     eventually("the session ends", async || upstream.awake.load(Ordering::SeqCst) == 0).await;
     eventually("the backend ends", async || postgres.sessions().await == 0).await;
+}
+
+#[tokio::test]
+async fn a_query_outlives_its_client_by_moments_only() {
+    let postgres = Postgres::start().await;
+    let upstream = postgres.upstream();
+    let proxy = RunningProxy::start(upstream.clone()).await;
+    let query = message(b'Q', b"SELECT pg_sleep(30)\0");
+    let login = async || {
+        let mut client = RawClient::connect(&proxy).await;
+        client.start(0, "ann", "shop@b").await;
+        client.prove("ann").await;
+        client.read_until(b'Z').await;
+        client
+    };
+    let (mut reset, mut half_closed) = (login().await, login().await);
+    reset.send(&query).await;
+    half_closed.send(&query).await;
+    let gone = async {
+        sleeping(&postgres, 3).await;
+        proxy.signal_psql(Signal::SIGKILL);
+        reset.tcp.set_zero_linger().expect("set");
+        drop(reset);
+        half_closed.tcp.shutdown().await.expect("shut");
+        let error = half_closed.read_until(b'E').await;
+        assert!(String::from_utf8_lossy(&error).contains("C57014"));
+    };
+    let (_, ()) = tokio::join!(proxy.psql("ann", "shop@b", "", "SELECT pg_sleep(30)"), gone);
+    eventually("the backends end", async || postgres.sessions().await == 0).await;
+    eventually("their branches may sleep", async || upstream.awake.load(Ordering::SeqCst) == 0).await;
+}
+
+#[tokio::test]
+async fn what_a_client_asked_for_with_its_last_breath_is_done() {
+    let postgres = Postgres::start().await;
+    let upstream = postgres.upstream();
+    let proxy = RunningProxy::start(upstream.clone()).await;
+    let mut client = RawClient::connect(&proxy).await;
+    client.start(0, "ann", "shop@b").await;
+    client.prove("ann").await;
+    client.read_until(b'Z').await;
+    client.send(&message(b'Q', b"SELECT pg_sleep(1); CREATE TABLE done ()\0")).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    client.tcp.set_zero_linger().expect("set");
+    drop(client);
+    eventually("the session ends", async || upstream.awake.load(Ordering::SeqCst) == 0).await;
+    let client = proxy.connect("ann", "shop@b").await.expect("logged in");
+    client.batch_execute("SELECT FROM done").await.expect("the table is there");
 }
 
 #[tokio::test]
