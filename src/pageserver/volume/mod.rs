@@ -1,0 +1,231 @@
+//! One branch's data directory: the base's pages and names with the branch's own over them, and the delta that makes these durable.
+//!
+//! This is what the filesystem serves. Every call that may need the store comes in two forms: one that does what is
+//! possible without a request, for the threads that serve FUSE, and an `async` one that fetches first.
+//! Lock order: tree, then a file's state, then the journal.
+
+mod names;
+mod open;
+
+use super::base::{Base, Extent};
+use super::file::{DataFile, Fetched, Ground, Need};
+use super::index::Listing;
+use super::seal::WAL_RECORD;
+use super::tree::Tree;
+use super::{NameProblem, PageError};
+use crate::model::{FileId, LayerRef, PAGE_SIZE, TreeDiff};
+use futures::future::try_join_all;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
+
+/// What a volume is opened from.
+pub struct VolumeSource<'a> {
+    pub base: Arc<Base>,
+    /// Highest id of a file in the base.
+    pub last_base_id: u64,
+    /// The branch's layers, oldest first.
+    pub layers: &'a [LayerRef],
+    /// Its names, where it was suspended before.
+    pub tree: Option<&'a TreeDiff>,
+    /// Symlinks in the root that belong to this node and are kept nowhere: name and target.
+    pub links: &'a [(&'a str, &'a Path)],
+}
+
+/// A branch's data directory.
+pub struct Volume {
+    pub(super) ground: Ground,
+    tree: Mutex<Tree>,
+    last_base_id: u64,
+    /// Overlay files that may go once the journal no longer names their pages.
+    removals: Mutex<Vec<PathBuf>>,
+    pid_file: watch::Sender<Vec<u8>>,
+}
+
+/// The name that a server's readiness is read from.
+const PID_FILE: &str = "postmaster.pid";
+
+impl Volume {
+    /// The base's entries of a directory, without a request.
+    pub fn near_listing(&self, directory: FileId) -> Option<Listing> {
+        if directory.0 > self.last_base_id { Some(Arc::new([])) } else { self.ground.base.cached_listing(directory) }
+    }
+
+    /// The base's entries of a directory.
+    pub async fn listing(&self, directory: FileId) -> Result<Listing, PageError> {
+        match self.near_listing(directory) {
+            Some(listing) => Ok(listing),
+            None => self.ground.base.listing(directory).await,
+        }
+    }
+
+    /// The regular file with this id.
+    pub fn file(&self, id: FileId) -> Result<Arc<DataFile>, PageError> {
+        Ok(self.tree().node(id)?.file.clone().ok_or(NameProblem::IsDirectory)?)
+    }
+
+    /// Reads into `out` if that needs no request; false otherwise.
+    pub fn read_near(&self, file: &DataFile, offset: u64, length: usize, out: &mut Vec<u8>) -> Result<bool, PageError> {
+        Ok(file.read(&self.ground, offset, length, &Fetched::default(), out)?.is_empty())
+    }
+
+    /// Reads `length` bytes at `offset`, fewer at the end of the file.
+    pub async fn read(&self, file: &DataFile, offset: u64, length: usize) -> Result<Vec<u8>, PageError> {
+        let (mut fetched, mut out) = (Fetched::default(), Vec::with_capacity(length));
+        loop {
+            let needs = file.read(&self.ground, offset, length, &fetched, &mut out)?;
+            if needs.is_empty() {
+                return Ok(out);
+            }
+            self.fetch(file.id(), needs, &mut fetched).await?;
+        }
+    }
+
+    /// Writes if that needs no request; false otherwise.
+    pub fn write_near(&self, file: &DataFile, offset: u64, data: &[u8]) -> Result<bool, PageError> {
+        Ok(file.write(&self.ground, offset, data, &Fetched::default())?.is_empty())
+    }
+
+    /// Writes `data` at `offset`.
+    pub async fn write(&self, file: &DataFile, offset: u64, data: &[u8]) -> Result<(), PageError> {
+        let mut fetched = Fetched::default();
+        loop {
+            let needs = file.write(&self.ground, offset, data, &fetched)?;
+            if needs.is_empty() {
+                return Ok(());
+            }
+            self.fetch(file.id(), needs, &mut fetched).await?;
+        }
+    }
+
+    async fn fetch(&self, file: FileId, needs: Vec<Need>, fetched: &mut Fetched) -> Result<(), PageError> {
+        let mut needs = needs;
+        needs.dedup_by_key(|need| match need {
+            Need::Layer(page, _) => (0, page.0),
+            Need::Base(_, number) => (1, *number),
+        });
+        let contents = needs.into_iter().map(|need| async move {
+            let content = match need {
+                Need::Layer(_, place) => self.ground.layers.page(place).await?,
+                Need::Base(extent, number) => self.ground.base.frame(file, extent, number).await?,
+            };
+            Ok::<_, PageError>((need, content))
+        });
+        for (need, content) in try_join_all(contents).await? {
+            fetched.add(need, content);
+        }
+        Ok(())
+    }
+
+    /// The pages of the WAL segment that base or layers carry, `pages` of them, one after another.
+    pub async fn read_wal(&self, pages: usize) -> Result<Vec<u8>, PageError> {
+        let used = (pages * PAGE_SIZE) as u64;
+        let listing = self.ground.base.listing(FileId(0)).await?;
+        let extent = listing
+            .iter()
+            .find(|record| record.id == FileId::WAL)
+            .map(|record| Extent { first_frame: record.first_frame, size: record.size });
+        let file = match extent {
+            Some(extent) => DataFile::of_base(FileId::WAL, (FileId(0), WAL_RECORD), extent, used, true),
+            None => DataFile::new(FileId::WAL, used, true),
+        };
+        let mut content = self.read(&file, 0, used as usize).await?;
+        content.resize(used as usize, 0);
+        Ok(content)
+    }
+
+    /// Whether every start makes this node anew.
+    pub fn is_transient(&self, id: FileId) -> bool {
+        self.tree().node(id).is_ok_and(|node| node.transient)
+    }
+
+    /// Cuts or grows a file.
+    pub fn set_size(&self, file: &DataFile, size: u64) -> Result<(), PageError> {
+        file.set_size(&self.ground, size)
+    }
+
+    /// Makes a file, and every earlier change of names, durable.
+    pub fn sync(&self, file: &DataFile) -> Result<(), PageError> {
+        if file.is_transient() {
+            return Ok(());
+        }
+        self.then_remove_released(|| file.sync(&self.ground))
+    }
+
+    /// Makes every change of names durable.
+    pub fn sync_names(&self) -> Result<(), PageError> {
+        self.then_remove_released(|| self.ground.journal.commit())
+    }
+
+    /// Makes everything durable: before a compute recovers with `syncfs`, which the kernel does not pass on.
+    pub fn sync_all(&self) -> Result<(), PageError> {
+        for file in self.files().iter().filter(|file| file.is_changed()) {
+            file.sync(&self.ground)?;
+        }
+        self.sync_names()
+    }
+
+    fn files(&self) -> Vec<Arc<DataFile>> {
+        self.tree().nodes.values().filter_map(|node| node.file.clone()).collect()
+    }
+
+    /// Commits, then removes the overlays of what was released before: these removals are durable now, later ones are not.
+    fn then_remove_released(&self, commit: impl FnOnce() -> Result<(), PageError>) -> Result<(), PageError> {
+        let removals = || self.removals.lock().unwrap_or_else(PoisonError::into_inner);
+        let released = std::mem::take(&mut *removals());
+        if let Err(error) = commit() {
+            removals().extend(released);
+            return Err(error);
+        }
+        for path in released {
+            // What stays is removed as a stray at the next open.
+            let _ = std::fs::remove_file(path);
+        }
+        Ok(())
+    }
+
+    /// Tells whoever waits for the server's readiness what it wrote to its pid file.
+    pub fn announce_pid_file(&self, file: &DataFile) {
+        let is_pid_file =
+            self.tree().node(file.id()).is_ok_and(|node| node.parent == FileId::ROOT && node.name == PID_FILE);
+        let mut content = Vec::new();
+        if is_pid_file && self.read_near(file, 0, 4096, &mut content).unwrap_or(false) {
+            self.pid_file.send_replace(content);
+        }
+    }
+
+    /// Removes the pid file that a killed server left: the process it names may be another's by now. Before a mount.
+    pub async fn remove_pid_file(&self) -> Result<(), PageError> {
+        self.remove_root_file(PID_FILE).await
+    }
+
+    /// Removes a file of the data directory's root, if it is there. Before a mount.
+    pub async fn remove_root_file(&self, name: &str) -> Result<(), PageError> {
+        let listing = self.listing(FileId::ROOT).await?;
+        match self.remove(FileId::ROOT, name, &listing, None) {
+            Err(PageError::Name(NameProblem::NotFound)) => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    /// The content of `postmaster.pid` each time the server makes it durable.
+    pub fn pid_file(&self) -> watch::Receiver<Vec<u8>> {
+        self.pid_file.send_replace(Vec::new());
+        self.pid_file.subscribe()
+    }
+
+    /// Pages in the delta.
+    pub fn own_pages(&self) -> u64 {
+        self.ground.own_pages.load(Ordering::Relaxed)
+    }
+
+    /// Where the delta is.
+    pub fn directory(&self) -> &Path {
+        &self.ground.overlays
+    }
+
+    pub(super) fn tree(&self) -> MutexGuard<'_, Tree> {
+        self.tree.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
