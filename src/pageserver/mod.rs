@@ -29,6 +29,9 @@ mod tree;
 mod upload;
 mod volume;
 
+#[cfg(test)]
+mod tests;
+
 pub use base::Base;
 pub use base_writer::{BaseWriter, StagedBase, WriteError};
 pub use cache::PageCache;

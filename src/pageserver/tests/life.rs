@@ -1,0 +1,112 @@
+//! A volume's life: random changes, and in between suspends, kills and power cuts, after each of which it is compared with the model.
+
+use super::changes::{Run, assert_same};
+use super::fixture::{Fixture, wal_segment};
+use super::model::{Model, Names, is_transient};
+use super::seeds;
+use crate::pageserver::build_upload;
+use rand::RngExt;
+use std::rc::Rc;
+
+#[test]
+fn a_volume_is_what_was_written_through_suspends_kills_and_power_cuts() {
+    let fixture = Fixture::new(&[]);
+    for seed in seeds(0..150) {
+        let mut run = Run::new(&fixture, seed);
+        let steps = run.random.random_range(50..250);
+        for _ in 0..steps {
+            match run.random.random_range(0..60) {
+                0..2 => run.suspend(),
+                2 => run.crash(false),
+                3 => run.crash(true),
+                _ => run.step(),
+            }
+        }
+        run.suspend();
+    }
+}
+
+/// Hardly a change between them: more suspends than a manifest may have layers.
+#[test]
+fn a_volume_is_what_was_written_through_any_number_of_layers() {
+    let fixture = Fixture::new(&[]);
+    for seed in seeds(1000..1015) {
+        let mut run = Run::new(&fixture, seed);
+        for _ in 0..45 {
+            (0..run.random.random_range(0..6)).for_each(|_| run.step());
+            run.suspend();
+        }
+    }
+}
+
+impl Run<'_> {
+    /// Uploads the delta and opens what was uploaded, on a delta folder that is empty or holds an older delta.
+    fn suspend(&mut self) {
+        /// More than production keeps, so that merges come early and late.
+        const MAX_LAYERS: usize = 20;
+        if self.random.random() {
+            self.forget_all();
+        }
+        if self.random.random_range(0..4) == 0 {
+            self.volume().sync_all().expect("it can be synced");
+        }
+        let folder = self.delta.with_file_name(format!("wal-{}", self.seed));
+        std::fs::create_dir_all(&folder).expect("a folder can be made");
+        let (wal, kept) = wal_segment(&mut self.random, &folder);
+        let merge = self.layers.len() >= MAX_LAYERS || self.random.random_range(0..12) == 0;
+        self.tell(format_args!("suspend, {} layers, merge: {merge}", self.layers.len()));
+        self.uploads += 1;
+        let (seed, number) = (self.seed, self.uploads);
+        let key = move |part: usize| format!("v1/branch/b{seed}/layer/{number:08}-{part:08}-n");
+        let (handle, store) = (self.fixture.runtime.handle(), &self.fixture.store);
+        let mut put = |layer: crate::model::LayerRef, bytes: Vec<u8>| {
+            assert_eq!(layer.bytes, bytes.len() as u64);
+            Ok(handle.block_on(store.create(&layer.key, bytes))?)
+        };
+        let upload = build_upload(self.volume(), (&wal, &folder), (merge, handle), key, &mut put);
+        let upload = upload.unwrap_or_else(|e| panic!("seed {seed}: it cannot be uploaded: {e}"));
+        if self.random.random_range(0..10) == 0 {
+            self.tell(format_args!("the upload is lost"));
+            return;
+        }
+        self.delta_number += 1;
+        self.close();
+        if merge {
+            self.layers.clear();
+        }
+        self.layers.extend(upload.layers);
+        self.tree = Some(upload.tree);
+        if self.random.random_range(0..3) > 0 {
+            std::fs::remove_dir_all(&self.delta).expect("a folder can be removed");
+        }
+        self.open();
+        assert_eq!(self.volume().own_pages(), 0, "seed {seed}: a fresh delta has pages");
+        let found = self.fixture.runtime.block_on(self.volume().read_wal(wal.pages.len())).expect("WAL can be read");
+        assert_same(&found, &kept, format_args!("seed {seed}: the WAL segment"));
+        self.compare();
+        self.take_as_durable();
+    }
+
+    /// Everything is as the model says, but for what is transient, which is gone.
+    fn compare(&self) {
+        let mut expected: Names = self.model.names().clone();
+        expected.retain(|path, _| !is_transient(path));
+        let found = self.found_names();
+        assert_eq!(found, expected, "seed {}: names", self.seed);
+        for (path, named) in found.iter().filter(|(_, named)| !named.directory) {
+            let what = format_args!("seed {}: {path} {:?}", self.seed, named.id);
+            assert_same(&self.found_content(named.id), self.model.content(named.id), what);
+        }
+    }
+
+    /// What the volume holds now is the model from here on.
+    pub fn take_as_durable(&mut self) {
+        let mut model = Model::default();
+        let names = self.found_names();
+        for named in names.values().filter(|named| !named.directory) {
+            model.start_file(named.id, Rc::new(self.found_content(named.id)));
+        }
+        model.start_names(names);
+        self.model = model;
+    }
+}
