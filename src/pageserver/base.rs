@@ -94,7 +94,8 @@ impl Base {
     }
 }
 
-fn content_length(extent: Extent, number: u32) -> usize {
+/// Bytes of the `number`-th frame of a file.
+pub(super) fn content_length(extent: Extent, number: u32) -> usize {
     let start = u64::from(number) * FRAME_SIZE as u64;
     extent.size.saturating_sub(start).min(FRAME_SIZE as u64) as usize
 }

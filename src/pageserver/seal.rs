@@ -3,6 +3,7 @@
 //! Frames that the start left alone are pointed to; frames it changed are written to further packs. What no branch needs is left out:
 //! transient files, and WAL but for the one segment that a start reads.
 
+use super::base::{Extent, content_length};
 use super::base_writer::PackWriter;
 use super::frame::{FRAME_SIZE, PAGES_PER_FRAME};
 use super::index::Record;
@@ -116,7 +117,10 @@ impl Sealing<'_> {
             let offset = u64::from(number) * FRAME_SIZE as u64;
             let first_page = number * PAGES_PER_FRAME as u32;
             let last_page = (first_page + PAGES_PER_FRAME as u32).min(size.div_ceil(8192) as u32);
-            match file.base_extent() {
+            // A file that was cut at a page's border ends within a frame that is longer in the base.
+            let as_long =
+                |extent: &Extent| content_length(*extent, number) == content_length(Extent { size, ..*extent }, number);
+            match file.base_extent().filter(as_long) {
                 Some(extent) if !file.differs_from_base(&self.volume.ground, first_page..last_page) => {
                     let frame = self.runtime.block_on(self.volume.ground.base.place(extent, number))?;
                     self.packs.point_to(frame)?;
