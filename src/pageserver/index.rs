@@ -99,6 +99,10 @@ impl Index {
         }
         let (frame_crcs, record_pages) =
             read_directory(&directory).ok_or_else(|| damaged("its directory is cut short"))?;
+        // The footer has no sum of its own.
+        if frame_crcs.len() as u64 != frames.div_ceil(FRAMES_PER_PAGE as u64) {
+            return Err(damaged("its footer does not agree with its directory"));
+        }
         Ok(Index {
             store,
             key,

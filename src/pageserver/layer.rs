@@ -20,6 +20,8 @@ const MAGIC: u64 = u64::from_le_bytes(*b"OFFLAY01");
 const FOOTER: usize = 40;
 /// The slot of a page of zeros, which no frame holds.
 const ZERO_PAGE: u32 = u32::MAX;
+/// Bytes of a page's entry in the index.
+const PAGE_ENTRY: u64 = 16;
 /// The tail that one request reads at open.
 const TAIL: u64 = 64 << 10;
 
@@ -156,6 +158,12 @@ async fn open_layer(cache: &PageCache, layer: &LayerRef) -> Result<(Layer, Layer
     let tail = cache.store().get_range(&key, tail_start..layer.bytes).await?;
     let footer = tail.len().checked_sub(FOOTER).map(|at| &tail[at..]).ok_or_else(|| damaged("it is too short"))?;
     let footer = Footer::decode(footer).ok_or_else(|| damaged("it has no footer"))?;
+    // The footer has no sum of its own: a page fewer would show an older one.
+    let (frames, pages) = (u64::from(footer.frames), u64::from(footer.pages));
+    let length = frames * FrameRef::ENCODED as u64 + pages * PAGE_ENTRY;
+    if pages != layer.pages || u64::from(footer.length) != length {
+        return Err(damaged("its footer does not agree with the manifest"));
+    }
     let end = footer.offset.checked_add(u64::from(footer.stored)).filter(|end| *end <= layer.bytes - FOOTER as u64);
     let end = end.ok_or_else(|| damaged("its index lies outside"))?;
     let stored = if footer.offset >= tail_start {
