@@ -4,6 +4,7 @@
 //! moreover lose or garble what the journal got since its last commit.
 
 use super::changes::Run;
+use super::model::is_transient;
 use rand::RngExt;
 
 impl Run<'_> {
@@ -17,7 +18,7 @@ impl Run<'_> {
         self.open();
         let found = self.found_names();
         self.model.check_names_after_crash(&found, self.seed);
-        for (path, named) in found.iter().filter(|(_, named)| !named.directory) {
+        for (path, named) in found.iter().filter(|(path, named)| !named.directory && !is_transient(path)) {
             let content = self.found_content(named.id);
             self.model.check_file_after_crash((path, named.id), &content, self.seed);
         }

@@ -4,9 +4,11 @@
 
 mod changes;
 mod crash;
+mod damage;
 mod fixture;
 mod life;
 mod model;
+mod sealing;
 
 use std::ops::Range;
 

@@ -81,6 +81,7 @@ impl Model {
                 .map(|(path, named)| (path.clone(), named.clone()))
                 .collect()
         };
+        let found = &durable(found);
         let possible = self.names.iter().any(|names| durable(names) == *found);
         assert!(
             possible,
@@ -128,4 +129,13 @@ pub fn is_transient(path: &str) -> bool {
     let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
     let directory = parent.rsplit_once('/').map_or(parent, |(_, name)| name);
     crate::pageserver::transient::is_transient(directory, name)
+}
+
+/// Says where two contents part, rather than all of both.
+pub fn assert_same(found: &[u8], expected: &[u8], what: std::fmt::Arguments<'_>) {
+    assert_eq!(found.len(), expected.len(), "{what}: it has another length");
+    if found != expected {
+        let at = found.iter().zip(expected).position(|(a, b)| a != b).unwrap();
+        panic!("{what}: byte {at} of {} is {}, not {}", found.len(), found[at], expected[at]);
+    }
 }
