@@ -5,99 +5,11 @@ mod fixture;
 use fixture::*;
 use nix::sys::signal::Signal;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-
-/// Writers that insert numbered rows, each on its own connection, reconnecting for as long as it takes, and note
-/// every row whose commit was acknowledged. A row that was not acknowledged may be there or not.
-struct Writers {
-    stop: Arc<AtomicBool>,
-    acknowledged: Arc<Mutex<Vec<i64>>>,
-    tasks: Vec<tokio::task::JoinHandle<()>>,
-}
-
-impl Writers {
-    fn start(urls: Vec<String>) -> Writers {
-        let stop = Arc::new(AtomicBool::new(false));
-        let acknowledged = Arc::new(Mutex::new(Vec::new()));
-        let next = Arc::new(AtomicI64::new(0));
-        let write = |url: String| {
-            let (stop, acknowledged, next) = (stop.clone(), acknowledged.clone(), next.clone());
-            tokio::spawn(async move {
-                while !stop.load(Ordering::Relaxed) {
-                    let Ok(client) = connect(&url).await else {
-                        tokio::time::sleep(Duration::from_millis(50)).await;
-                        continue;
-                    };
-                    while !stop.load(Ordering::Relaxed) {
-                        let n = next.fetch_add(1, Ordering::Relaxed);
-                        match client.execute("insert into numbered values ($1, repeat('x', 300))", &[&n]).await {
-                            Ok(_) => acknowledged.lock().expect("no writer panics").push(n),
-                            Err(_) => break,
-                        }
-                    }
-                }
-            })
-        };
-        let tasks = urls.into_iter().map(write).collect();
-        Writers { stop, acknowledged, tasks }
-    }
-
-    fn count(&self) -> usize {
-        self.acknowledged.lock().expect("no writer panics").len()
-    }
-
-    /// Waits until `more` further rows were acknowledged.
-    async fn progress(&self, more: usize) {
-        let goal = self.count() + more;
-        let arrive = async {
-            while self.count() < goal {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(120), arrive)
-            .await
-            .unwrap_or_else(|_| panic!("no {more} further rows in 120 s"));
-    }
-
-    async fn finish(self) -> Vec<i64> {
-        self.stop.store(true, Ordering::Relaxed);
-        for task in self.tasks {
-            tokio::time::timeout(Duration::from_secs(60), task)
-                .await
-                .expect("a writer ends in time")
-                .expect("a writer does not panic");
-        }
-        self.acknowledged.lock().expect("no writer panics").clone()
-    }
-}
-
-/// Panics unless each of `acknowledged` is there, once, whole.
-async fn check_all_there(url: &str, acknowledged: &[i64]) {
-    let client = connect(url).await.expect("the branch can be had");
-    let rows = client.query("select n, length(filler) from numbered", &[]).await.expect("the table can be read");
-    let mut seen = std::collections::HashMap::new();
-    for row in &rows {
-        assert_eq!(row.get::<_, i32>(1), 300, "row {} is whole", row.get::<_, i64>(0));
-        *seen.entry(row.get::<_, i64>(0)).or_insert(0) += 1;
-    }
-    let lost: Vec<&i64> = acknowledged.iter().filter(|n| !seen.contains_key(n)).collect();
-    assert!(
-        lost.is_empty(),
-        "{} of {} acknowledged rows are lost: {:?} …",
-        lost.len(),
-        acknowledged.len(),
-        &lost[..lost.len().min(10)]
-    );
-    assert!(seen.values().all(|times| *times == 1), "no row is there twice");
-    client.batch_execute("set enable_seqscan = off").await.expect("a setting can be set");
-    let count =
-        client.query_one("select count(*) from numbered where n >= 0", &[]).await.expect("the index can be read");
-    assert_eq!(count.get::<_, i64>(0) as usize, rows.len(), "index and table agree");
-}
-
-const NUMBERED: &str = "create table numbered (n bigint primary key, filler text)";
 
 fn random_pause(random: &mut StdRng) -> Duration {
     Duration::from_millis(random.random_range(50..900))
@@ -199,6 +111,139 @@ async fn no_acknowledged_commit_is_lost_when_the_daemon_is_killed_while_branches
         shop.node.start();
         check_all_there(&shop.url("shop@x"), &acknowledged).await;
     }
+}
+
+/// Rows acknowledged, by branch.
+type Acknowledged = Arc<Mutex<BTreeMap<String, Vec<i64>>>>;
+
+/// Connects, inserts a numbered row, disconnects, again and again, with pauses in which a branch can fall asleep; `branch` names the one of each turn.
+async fn visit(
+    url: impl Fn(&str) -> String,
+    branch: impl Fn(i64) -> String,
+    seed: u64,
+    stop: Arc<AtomicBool>,
+    acknowledged: Acknowledged,
+) {
+    let mut random = StdRng::seed_from_u64(seed);
+    for n in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let branch = branch(n);
+        let insert = async {
+            let client = connect(&url(&branch)).await?;
+            client.batch_execute(&NUMBERED.replace("table", "table if not exists")).await?;
+            client.execute("insert into numbered values ($1, repeat('x', 300))", &[&n]).await
+        };
+        // A compute that is killed under its answer is noticed at once; anything slower is a hang.
+        if tokio::time::timeout(Duration::from_secs(90), insert).await.expect("an answer or an error in time").is_ok() {
+            acknowledged.lock().expect("no visitor panics").entry(branch).or_default().push(n);
+        }
+        tokio::time::sleep(Duration::from_millis(random.random_range(50..2500))).await;
+    }
+}
+
+/// The life of a branch under fire: made, woken and suspended while the daemon dies at random moments.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_moment_of_a_branchs_life_is_a_bad_one_to_kill_the_daemon() {
+    let mut shop = Fixture::new().idle_timeout("1s").start();
+    let mut random = StdRng::seed_from_u64(5);
+    let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Acknowledged::default());
+    let prefix = shop.url("");
+    let spawn = |seed: u64, branch: Box<dyn Fn(i64) -> String + Send + Sync>| {
+        let prefix = prefix.clone();
+        let url = move |branch: &str| format!("{prefix}{branch}");
+        tokio::spawn(visit(url, branch, seed, stop.clone(), acknowledged.clone()))
+    };
+    let mut visitors: Vec<_> =
+        (0..3).map(|number| spawn(number, Box::new(move |_| format!("shop@old-{number}")))).collect();
+    // Each name three times: made, and perhaps woken.
+    visitors.push(spawn(3, Box::new(|n| format!("shop@new-{}", n / 3))));
+    for round in 0..12 {
+        tokio::time::sleep(Duration::from_millis(random.random_range(100..3000))).await;
+        shop.node.kill();
+        shop.node.start();
+        let so_far = acknowledged.lock().expect("no visitor panics").clone();
+        let rows: usize = so_far.values().map(Vec::len).sum();
+        eprintln!("round {round}: {rows} rows in {} branches", so_far.len());
+        for (branch, rows) in so_far.iter().filter(|(branch, _)| round % 4 == 3 || branch.contains("old")) {
+            check_all_there(&shop.url(branch), rows).await;
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    for visitor in visitors {
+        visitor.await.expect("a visitor does not panic");
+    }
+    let acknowledged = acknowledged.lock().expect("no visitor panics").clone();
+    assert!(acknowledged.len() > 5 && acknowledged.values().map(Vec::len).sum::<usize>() > 20, "{acknowledged:?}");
+    for branch in shop.node.branches() {
+        let rows = acknowledged.get(&branch.name).cloned().unwrap_or_default();
+        // One that was made, and whose table was not.
+        psql(&shop.url(&branch.name), &NUMBERED.replace("table", "table if not exists"));
+        check_all_there(&shop.url(&branch.name), &rows).await;
+    }
+    for branch in shop.node.branches() {
+        shop.node.wait_asleep(&branch.name);
+    }
+    assert_eq!(shop.node.processes(), Vec::<i32>::new());
+    assert_eq!(mounts_below(shop.node.data_dir()), Vec::<PathBuf>::new());
+    for folder in ["branch", "lost"] {
+        let left = std::fs::read_dir(shop.node.data_dir().join(folder)).map_or(0, Iterator::count);
+        assert_eq!(left, 0, "{folder} is empty when every branch sleeps");
+    }
+}
+
+/// Roles and databases made since the last sleep are recorded nowhere but in the branch that was just killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_let_in_before_a_compute_was_killed_is_let_in_after() {
+    let shop = Fixture::new().idle_timeout("2s").start();
+    let superuser = shop.node.url(POSTGRES, "shop@x");
+    psql(&superuser, "create table fixed as select n from generate_series(1, 1000) n; grant select on fixed to public");
+    shop.node.wait_asleep("shop@x");
+    let (stop, broken) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let watch = |url: String| {
+        let (stop, broken) = (stop.clone(), broken.clone());
+        tokio::spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                let read = async {
+                    let client = connect(&url).await?;
+                    loop {
+                        let row = client.query_one("select count(*), sum(n) from fixed", &[]).await?;
+                        assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (1000, 500_500));
+                        if stop.load(Ordering::Relaxed) {
+                            return Ok::<_, tokio_postgres::Error>(());
+                        }
+                    }
+                };
+                if let Err(error) = read.await {
+                    let code = error.code().map_or("closed", |code| code.code());
+                    assert!(error.is_closed() || code.starts_with("57P"), "{error:?}");
+                    broken.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        })
+    };
+    let watchers = [watch(superuser.clone()), watch(shop.url("shop@x"))];
+    for round in 0..4 {
+        let (role, database) = (format!("late_{round}"), format!("late_db_{round}"));
+        psql(&superuser, &format!("create role {role} login password 'pw-{round}'"));
+        psql(&superuser, &format!("create database {database} owner {role}"));
+        let before = broken.load(Ordering::Relaxed);
+        signal(shop.node.compute_pid(POSTGRES, "shop@x"), Signal::SIGKILL);
+        for made in 0..=round {
+            let (role, password) = (format!("late_{made}"), format!("pw-{made}"));
+            let url = shop.node.url((&role, &password), &format!("late_db_{made}@x"));
+            let user = tokio::task::spawn_blocking(move || psql(&url, "select current_user"));
+            assert_eq!(user.await.expect("psql runs"), role, "round {round}");
+        }
+        until("the sessions to notice", 30, || (broken.load(Ordering::Relaxed) >= before + 2).then_some(()));
+    }
+    stop.store(true, Ordering::Relaxed);
+    for watcher in watchers {
+        watcher.await.expect("nobody read anything wrong");
+    }
+    shop.node.wait_asleep("shop@x");
+    assert_eq!(psql(&shop.node.url(("late_3", "pw-3"), "late_db_3@x"), "select current_user"), "late_3");
 }
 
 #[test]

@@ -50,6 +50,14 @@ install_packages() {
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
 }
 
+# Where no udev runs, as in many containers, the kernel's own 0600 stays; distributions have it open to everybody.
+open_fuse() {
+    [ -c /dev/fuse ] || return 0
+    [ "$(stat -c %a /dev/fuse)" = 600 ] || return 0
+    say "opening /dev/fuse to ordinary users, as distributions have it (0666)"
+    "${as_root[@]}" chmod 666 /dev/fuse || say "could not: the test of an ordinary user's node will say so"
+}
+
 # Debug builds: they compile in a third of the time, and run seldom enough.
 install_cargo_tool() {
     local tool=$1 version=$2
@@ -105,4 +113,5 @@ if [ "$for_what" = everything ]; then
     install_cargo_tool cargo-deny "$deny_version"
     install_python
     install_postgres18
+    open_fuse
 fi

@@ -15,6 +15,9 @@ use tokio::sync::OnceCell;
 /// How long a project's head is believed.
 const FRESH: Duration = Duration::from_secs(1);
 
+/// How long a login waits for a project's head. With the time for a branch's roles it stays below a handshake's.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// An opened base.
 pub(super) struct OpenBase {
     pub manifest: BaseManifest,
@@ -48,6 +51,19 @@ impl Bases {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         current.insert(project.clone(), (Instant::now(), base.clone()));
         Ok(base)
+    }
+
+    /// As [`Bases::current`], or what it was last where the store does not answer: enough to find one's way to a branch that is here.
+    pub(super) async fn last_known(&self, project: &ProjectName) -> Result<Option<SealedBase>, LifecycleError> {
+        let read = super::error::answer_within(PATIENCE, self.current(project)).await;
+        let known = || self.current.lock().unwrap_or_else(PoisonError::into_inner).get(project).cloned();
+        match read {
+            Err(LifecycleError::Store(e)) if e.is_retryable() => match known() {
+                Some((_, base)) => Ok(base),
+                None => Err(e.into()),
+            },
+            read => read,
+        }
     }
 
     /// Opens a base once, however many ask for it.

@@ -1,7 +1,7 @@
 //! All branches of a node: names to tasks, and what can be said of a branch without starting it.
 
 use super::bases::Bases;
-use super::error::{BranchError, LifecycleError};
+use super::error::{BranchError, LifecycleError, answer_within};
 use super::place::{self, Place};
 use super::shared::Shared;
 use super::task::{self, Message, TaskHandle};
@@ -33,6 +33,8 @@ const STOP_CONCURRENCY: usize = 8;
 const ADOPTIONS: usize = 4;
 /// How long a client's login waits for a branch that is being recovered or suspended.
 const SETTLING: Duration = Duration::from_secs(60);
+/// How long a client's login waits for the store to tell the roles of a branch that is not up here.
+const ROLES_PATIENCE: Duration = Duration::from_secs(5);
 /// How long after a question that its compute did not answer the branch's task may take to notice that it died.
 const NOTICING: Duration = Duration::from_secs(2);
 /// How often a branch is asked whose compute dies under the question.
@@ -110,9 +112,10 @@ impl Branches {
     async fn adopt(&self) -> Result<(), LifecycleError> {
         let shared = &self.0.shared;
         let folder = place::branches(&shared.data_dir);
-        let local = || LifecycleError::io(format!("cannot read {}", folder.display()));
-        for entry in std::fs::read_dir(&folder).map_err(local())? {
-            let place = Place::at(entry.map_err(local())?.path());
+        self.bring_back().await?;
+        let places = place::list(&folder)?;
+        self.check_store(&places).await?;
+        for place in places {
             let Some(note) = place.read_note()? else {
                 // Made before its note was: nothing was begun.
                 place.remove().map_err(LifecycleError::io("cannot remove a stale branch folder"))?;
@@ -136,6 +139,43 @@ impl Branches {
             }
         }
         Ok(())
+    }
+
+    /// Moves back what was set aside, where the store now says that this node holds it.
+    async fn bring_back(&self) -> Result<(), LifecycleError> {
+        let shared = &self.0.shared;
+        for place in place::list(&place::lost(&shared.data_dir))? {
+            let Some(note) = place.read_note()? else { continue };
+            let branch = BranchRef { project: note.project.clone(), branch: note.name.clone() };
+            if let Fate::Ours(_) = fate(&shared.node, &note, shared.catalog.branch_head(&branch).await?) {
+                place.bring_back(&shared.data_dir)?;
+                tracing::info!(%branch, "the store knows what had been set aside of a branch");
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a store that has never heard of a project whose branches are on this disk: it is empty, or another one, and everything
+    /// here would seem to be nobody's.
+    async fn check_store(&self, places: &[Place]) -> Result<(), LifecycleError> {
+        let shared = &self.0.shared;
+        let mut unknown = Vec::new();
+        for place in places {
+            let Some(note) = place.read_note()?.filter(|note| note.started) else { continue };
+            if shared.catalog.project_head(&note.project).await?.is_none() {
+                unknown.push(format!("{}@{}", note.project, note.name));
+            }
+        }
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        unknown.sort();
+        Err(LifecycleError::Other(format!(
+            "the store {} has no base of what this node had not uploaded of {}; set store.url to the store they came from, or,              to give them up, move {} away",
+            shared.catalog.store().url(),
+            unknown.join(", "),
+            place::branches(&shared.data_dir).display()
+        )))
     }
 
     /// Which branch `target` means: the project that has its database. `project` narrows it where several have
@@ -185,7 +225,7 @@ impl Branches {
 
     async fn base_databases(&self, project: &ProjectName) -> Result<Option<Vec<Database>>, LifecycleError> {
         let shared = &self.0.shared;
-        let Some(sealed) = shared.bases.current(project).await? else { return Ok(None) };
+        let Some(sealed) = shared.bases.last_known(project).await? else { return Ok(None) };
         let base = shared.bases.open(project, &sealed.id).await?;
         Ok(Some(base.manifest.cluster.databases.clone()))
     }
@@ -204,7 +244,7 @@ impl Branches {
         let asked = self.ask(branch, async |awake| compute::read_roles(&awake.socket, &awake.superuser).await);
         let roles = match asked.await {
             Some(answer) => answer.map_err(LifecycleError::from),
-            None => self.recorded_roles(branch).await,
+            None => answer_within(ROLES_PATIENCE, self.recorded_roles(branch)).await,
         };
         let roles = roles.map_err(|e| e.of_branch(branch))?;
         Ok(roles.into_iter().find(|role| role.name == name))

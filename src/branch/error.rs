@@ -4,6 +4,7 @@ use crate::compute::ComputeError;
 use crate::filesystem::MountError;
 use crate::pageserver::PageError;
 use crate::store::StoreError;
+use std::time::Duration;
 
 /// Why a branch cannot be had. The proxy chooses the SQLSTATE, `Display` tells the client what happened.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -56,8 +57,22 @@ impl LifecycleError {
     /// As the client of `branch` is told.
     pub(super) fn of_branch(&self, branch: &dyn std::fmt::Display) -> BranchError {
         match self {
-            LifecycleError::Store(e) if e.is_retryable() => BranchError::Store { reason: e.to_string() },
+            LifecycleError::Store(StoreError::Unavailable { key, reason }) => {
+                BranchError::Store { reason: format!("{reason} (object {key})") }
+            }
             other => BranchError::Start { branch: branch.to_string(), reason: other.to_string() },
         }
     }
+}
+
+/// What `read` answers, or that the store did not: a client that logs in is told so before its handshake times out.
+pub(super) async fn answer_within<T>(
+    limit: Duration,
+    read: impl Future<Output = Result<T, LifecycleError>>,
+) -> Result<T, LifecycleError> {
+    let silence = |_| {
+        let reason = format!("no answer within {}", humantime::format_duration(limit));
+        Err(StoreError::Unavailable { key: "head".to_owned(), reason }.into())
+    };
+    tokio::time::timeout(limit, read).await.unwrap_or_else(silence)
 }

@@ -25,6 +25,20 @@ pub(crate) fn branches(data_dir: &Path) -> PathBuf {
     data_dir.join("branch")
 }
 
+/// Where what nobody can account for is kept.
+pub(super) fn lost(data_dir: &Path) -> PathBuf {
+    data_dir.join("lost")
+}
+
+/// The places in `folder`, which need not exist. Blocking.
+pub(super) fn list(folder: &Path) -> Result<Vec<Place>, LifecycleError> {
+    let entries = match fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.and_then(|entries| entries.map(|entry| Ok(Place(entry?.path()))).collect()),
+    };
+    entries.map_err(LifecycleError::io(format!("cannot read {}", folder.display())))
+}
+
 /// One branch's folder.
 #[derive(Clone, Debug)]
 pub(crate) struct Place(PathBuf);
@@ -114,9 +128,17 @@ impl Place {
 
     /// Moves what nobody can account for to `<data_dir>/lost`: never deleted, never in the way. Blocking.
     pub(super) fn set_aside(&self, data_dir: &Path) -> Result<PathBuf, LifecycleError> {
-        let folder = data_dir.join("lost");
+        self.move_to(&lost(data_dir))
+    }
+
+    /// The reverse of [`Place::set_aside`]. Blocking.
+    pub(super) fn bring_back(&self, data_dir: &Path) -> Result<PathBuf, LifecycleError> {
+        self.move_to(&branches(data_dir))
+    }
+
+    fn move_to(&self, folder: &Path) -> Result<PathBuf, LifecycleError> {
         let target = folder.join(self.0.file_name().unwrap_or_default());
-        let moved = fs::create_dir_all(&folder).and_then(|()| fs::rename(&self.0, &target));
+        let moved = fs::create_dir_all(folder).and_then(|()| fs::rename(&self.0, &target));
         moved.map_err(LifecycleError::io(format!("cannot move {} to {}", self.0.display(), target.display())))?;
         Ok(target)
     }

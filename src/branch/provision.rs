@@ -16,6 +16,7 @@ use crate::store::{Created, Held};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::oneshot;
 
 /// A branch that is up, and what its task must keep to take it down again.
 pub(super) struct Up {
@@ -57,8 +58,11 @@ pub(super) async fn bring_up(shared: &Shared, branch: &BranchRef) -> Result<Up, 
             let note = blocking(move || place.read_note()).await.map_err(failed)?;
             match note.filter(|note| note.epoch == held.head.epoch) {
                 Some(note) if note.started => ("resumed", resume(shared, branch, held).await?),
-                // Killed between the claim and the start: nothing was written yet.
-                Some(_) => ("begun again", begin(shared, branch, held).await.map_err(failed)?),
+                // Killed before anyone was told that it is up: what was written says nothing.
+                Some(_) => {
+                    claim(shared, &held.head).await.map_err(failed)?;
+                    ("begun again", begin(shared, branch, held).await.map_err(failed)?)
+                }
                 None => return Err(BranchError::LocalDataLost { branch: branch.to_string() }),
             }
         }
@@ -105,8 +109,17 @@ async fn make(shared: &Shared, branch: &BranchRef) -> Result<Made, BranchError> 
         own_bytes: 0,
     };
     let place = claim(shared, &head).await.map_err(trouble)?;
-    let create = shared.catalog.create_branch(head.clone());
-    let (created, started) = tokio::join!(create, start(shared, settings, &head, &place, base.clone(), None));
+    let (laid_out, ready) = oneshot::channel();
+    // Noted as started only once the head is there: a folder that says so without one would be taken for what a lost store knew.
+    let create = async {
+        let created = shared.catalog.create_branch(head.clone()).await?;
+        if let Created::New(_) = created {
+            note_start(&place, &head, ready).await?;
+        }
+        Ok::<_, LifecycleError>(created)
+    };
+    let start = start(shared, settings, &head, &place, base.clone(), (None, laid_out));
+    let (created, started) = tokio::join!(create, start);
     match (created, started) {
         (Ok(Created::New(held)), Ok((ground, awake))) => {
             Ok(Made::Up(Box::new(Up { held, place, base, manifest: None, ground, awake })))
@@ -130,7 +143,7 @@ async fn make(shared: &Shared, branch: &BranchRef) -> Result<Made, BranchError> 
             if let Err(error) = claim(shared, &head).await {
                 tracing::warn!(%branch, %error, "while taking down what could not be claimed");
             }
-            Err(report(branch, e.into()))
+            Err(report(branch, e))
         }
     }
 }
@@ -161,8 +174,17 @@ async fn begin(shared: &Shared, branch: &BranchRef, held: Held) -> Result<Up, Li
             Some(reference) => Some(shared.catalog.branch_manifest(reference).await?),
             None => None,
         };
-        let (ground, awake) = start(shared, settings, &held.head, &place, base.clone(), manifest.as_ref()).await?;
-        Ok::<_, LifecycleError>((base, manifest, ground, awake))
+        let (laid_out, ready) = oneshot::channel();
+        let start = start(shared, settings, &held.head, &place, base.clone(), (manifest.as_ref(), laid_out));
+        let (noted, started) = tokio::join!(note_start(&place, &held.head, ready), start);
+        let (ground, awake) = started?;
+        match noted {
+            Ok(()) => Ok((base, manifest, ground, awake)),
+            Err(e) => {
+                awake.stop().await?;
+                Err(e)
+            }
+        }
     };
     match begun.await {
         Ok((base, manifest, ground, awake)) => Ok(Up { held, place, base, manifest, ground, awake }),
@@ -242,29 +264,40 @@ fn note(head: &BranchHead, started: bool) -> Note {
     Note { project: head.project.clone(), name: head.name.clone(), id: head.id.clone(), epoch: head.epoch, started }
 }
 
-/// Starts a branch in its place, from base and manifest.
+/// Notes, once the place is laid out, that its compute may hold what is nowhere else.
+async fn note_start(place: &Place, head: &BranchHead, laid_out: oneshot::Receiver<()>) -> Result<(), LifecycleError> {
+    if laid_out.await.is_err() {
+        // The start failed before.
+        return Ok(());
+    }
+    let (place, started) = (place.clone(), note(head, true));
+    blocking(move || place.write_note(&started)).await
+}
+
+/// Starts a branch in its place, from base and manifest; says when everything that a restart needs lies there.
 async fn start(
     shared: &Shared,
     settings: &ProjectSettings,
     head: &BranchHead,
     place: &Place,
     base: Arc<OpenBase>,
-    manifest: Option<&BranchManifest>,
+    (manifest, laid_out): (Option<&BranchManifest>, oneshot::Sender<()>),
 ) -> Result<(Ground, Awake), LifecycleError> {
     let ground = ground(shared, settings, &base).await?;
     let identity = ground.identity;
     let volume = open_volume(shared, head, &base, manifest, place).await?;
     let wal = manifest.map_or(&base.manifest.wal, |manifest| &manifest.wal).clone();
     let content = volume.read_wal(wal.pages.len()).await?;
-    let (started, wal_place) = (note(head, true), place.clone());
-    let noted = blocking(move || {
-        wal_place.write_wal(&wal, &content, identity)?;
-        wal_place.write_note(&started)
-    });
-    let (noted, mounted) = tokio::join!(noted, Mounted::new(volume, place, identity));
+    let wal_place = place.clone();
+    let written = blocking(move || wal_place.write_wal(&wal, &content, identity));
+    let (written, mounted) = tokio::join!(written, Mounted::new(volume, place, identity));
     let mounted = mounted?;
-    match noted {
-        Ok(()) => Ok((ground.clone(), mounted.start(&ground, place).await.map_err(|(_, e)| e)?)),
+    match written {
+        Ok(()) => {
+            // Who does not wait for it needs no note.
+            let _ = laid_out.send(());
+            Ok((ground.clone(), mounted.start(&ground, place).await.map_err(|(_, e)| e)?))
+        }
         Err(e) => {
             mounted.unmount().await?;
             Err(e)

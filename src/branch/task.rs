@@ -13,7 +13,7 @@
 //! The task handles one message at a time, so a branch is provisioned once however many ask: the others wait in the
 //! queue and find it awake. A client that went away does not stop what was begun for it.
 
-use super::error::{BranchError, LifecycleError};
+use super::error::{BranchError, LifecycleError, answer_within};
 use super::provision::{self, Down, Up};
 use super::shared::Shared;
 use super::suspend::{self, Settled};
@@ -31,6 +31,9 @@ const QUEUE: usize = 256;
 const RESTARTS: u32 = 3;
 /// How long until what could not be opened is tried again.
 const RETRY: Duration = Duration::from_secs(10);
+
+/// How long the store may take to answer before an idle branch stays awake instead of being suspended.
+const STORE_ANSWERS: Duration = Duration::from_secs(3);
 
 pub(super) enum Message {
     Open(oneshot::Sender<Result<Session, BranchError>>),
@@ -129,8 +132,7 @@ impl Task {
                 () = sessions.ended.notified() => self.idle_since = Instant::now(),
                 () = tokio::time::sleep(idle_left), if may_sleep => {
                     // A session that ended meanwhile has reset the clock: its event may still be in the queue.
-                    let (next, _) = self.suspend(state).await;
-                    state = next;
+                    state = self.fall_asleep(state).await;
                     self.idle_since = Instant::now();
                 }
             }
@@ -242,6 +244,25 @@ impl Task {
         let (state, _) = self.start_again(down).await;
         self.announce_state(&state);
         state
+    }
+
+    /// Suspends a branch that nobody uses. While the store is away it stays up: a shutdown reads pages that may never have been
+    /// fetched, and what was stopped could not be started again. One that cannot be suspended for other reasons is brought up again:
+    /// only itself knows its roles, and clients may come.
+    async fn fall_asleep(&mut self, state: State) -> State {
+        let asked = answer_within(STORE_ANSWERS, async { Ok(self.shared.catalog.branch_head(&self.branch).await?) });
+        if let Err(error) = asked.await {
+            tracing::warn!(branch = %self.branch, %error, "an idle branch stays awake until the store can take it");
+            return state;
+        }
+        match self.suspend(state).await.0 {
+            State::Down(down) => {
+                let state = self.start_again(down).await.0;
+                self.announce_state(&state);
+                state
+            }
+            state => state,
+        }
     }
 
     async fn suspend(&mut self, state: State) -> (State, Result<(), BranchError>) {

@@ -4,6 +4,9 @@
 //! is the SHA-256 of its content, and a put compares and replaces it under an exclusive `flock`:
 //! read, compare, write a temporary file, fsync it, rename it over the object, fsync the folder. The kernel drops the lock when its holder dies,
 //! so a crash leaves either version whole. Locks lie in `.lock/`, outside the listed prefix `v1/`.
+//!
+//! `.lock/` is made when the store is opened and never again: where it is missing, the folder was moved or its file system is not
+//! mounted. That is a store which cannot be reached, not an empty one, and nothing may be written in its place.
 
 use super::{Expect, StoreError, Version, Versioned};
 use bytes::Bytes;
@@ -23,8 +26,25 @@ pub(super) struct LocalConditional {
 const STRIPES: u8 = 64;
 
 impl LocalConditional {
-    pub(super) fn new(root: PathBuf) -> Self {
-        Self { root }
+    pub(super) fn open(root: PathBuf) -> io::Result<Self> {
+        fs::create_dir_all(lock_folder(&root))?;
+        Ok(Self { root })
+    }
+
+    /// An error where the folder that was opened is not there now.
+    pub(super) async fn check_present(&self, key: &str) -> Result<(), StoreError> {
+        let locks = lock_folder(&self.root);
+        let found = tokio::task::spawn_blocking(move || locks.try_exists()).await.map_err(|e| unavailable(key, e))?;
+        match found {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.away(key)),
+            Err(e) => Err(StoreError::from_io(key, e)),
+        }
+    }
+
+    fn away(&self, key: &str) -> StoreError {
+        let reason = format!("the folder {} is not what it was; is its file system mounted?", self.root.display());
+        StoreError::Unavailable { key: key.to_owned(), reason }
     }
 
     pub(super) fn path(&self, key: &str) -> PathBuf {
@@ -36,7 +56,7 @@ impl LocalConditional {
         let read = tokio::task::spawn_blocking(move || fs::read(path));
         match read.await.map_err(|e| unavailable(key, e))? {
             Ok(bytes) => Ok(Some(Versioned { version: version_of(&bytes), bytes: bytes.into() })),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => self.check_present(key).await.map(|()| None),
             Err(e) => Err(StoreError::from_io(key, e)),
         }
     }
@@ -47,6 +67,7 @@ impl LocalConditional {
         match put.await.map_err(|e| unavailable(key, e))? {
             Ok(Some(version)) => Ok(version),
             Ok(None) => Err(StoreError::Conflict { key: key.to_owned() }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(self.away(key)),
             Err(e) => Err(StoreError::from_io(key, e)),
         }
     }
@@ -102,14 +123,16 @@ fn make_durable_folders(root: &Path, folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
+fn lock_folder(root: &Path) -> PathBuf {
+    root.join(".lock")
+}
+
 fn lock(root: &Path, path: &Path) -> io::Result<Flock<File>> {
     let digest = Sha256::digest(path.as_os_str().as_encoded_bytes());
-    let folder = root.join(".lock");
-    fs::create_dir_all(&folder)?;
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
-        .open(folder.join(format!("{:02}", digest[0] % STRIPES)))?;
+        .open(lock_folder(root).join(format!("{:02}", digest[0] % STRIPES)))?;
     Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
 }

@@ -87,6 +87,7 @@ impl Store {
     /// `range` of the object's bytes; an error where the object is missing or shorter.
     pub async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
         let wanted = range.end - range.start;
+        self.check_present(key).await?;
         let bytes =
             self.0.backend.get_range(&self.path(key), range).await.map_err(|e| StoreError::from_backend(key, e))?;
         if bytes.len() as u64 != wanted {
@@ -100,6 +101,7 @@ impl Store {
 
     /// Puts an immutable object under a key that no one has used. [`StoreError::Conflict`] where someone has.
     pub async fn create(&self, key: &str, bytes: impl Into<PutPayload>) -> Result<(), StoreError> {
+        self.check_present(key).await?;
         let options = PutOptions { mode: PutMode::Create, ..Default::default() };
         let payload = bytes.into();
         let put = self.0.backend.put_opts(&self.path(key), payload.clone(), options).await;
@@ -135,6 +137,7 @@ impl Store {
 
     /// Keys that begin with `prefix` (whole components), in no particular order.
     pub async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        self.check_present(prefix).await?;
         let whole = self.path(prefix);
         let mut found = self.0.backend.list(Some(&whole));
         let mut keys = Vec::new();
@@ -151,6 +154,7 @@ impl Store {
 
     /// The components right below `prefix`, as a directory listing has them.
     pub async fn list_children(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        self.check_present(prefix).await?;
         let whole = self.path(prefix);
         let listing =
             self.0.backend.list_with_delimiter(Some(&whole)).await.map_err(|e| StoreError::from_backend(prefix, e))?;
@@ -159,6 +163,7 @@ impl Store {
 
     /// Removes an object; one that is not there is no error.
     pub async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        self.check_present(key).await?;
         match self.0.backend.delete(&self.path(key)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(e) => Err(StoreError::from_backend(key, e)),
@@ -168,6 +173,14 @@ impl Store {
     /// Where the object lies on this machine's disk, for a `file://` store: immutable objects are read from there without a copy.
     pub fn local_path(&self, key: &str) -> Option<PathBuf> {
         self.0.local.as_ref().map(|local| local.path(key))
+    }
+
+    /// A folder that is not mounted looks like an empty one, and the backend would make what is missing of it.
+    async fn check_present(&self, key: &str) -> Result<(), StoreError> {
+        match &self.0.local {
+            Some(local) => local.check_present(key).await,
+            None => Ok(()),
+        }
     }
 
     fn path(&self, key: &str) -> ObjectPath {

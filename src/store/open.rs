@@ -57,11 +57,12 @@ fn open_local(url: &str, path: &str) -> Result<Store, StoreError> {
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&root);
         made.map_err(|e| refuse(format!("cannot make the folder: {e}")))?;
     }
+    let local = LocalConditional::open(root.clone()).map_err(|e| refuse(format!("cannot write in the folder: {e}")))?;
     let backend = LocalFileSystem::new_with_prefix(&root).map_err(|e| refuse(e.to_string()))?.with_fsync(true);
     Ok(Store(Arc::new(Inner {
         backend: Arc::new(backend),
         prefix: ObjectPath::default(),
-        local: Some(LocalConditional::new(root)),
+        local: Some(local),
         url: url.to_owned(),
     })))
 }
