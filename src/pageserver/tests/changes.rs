@@ -370,7 +370,9 @@ impl<'f> Run<'f> {
         let id = self.model.names()[path].id;
         let (parent, name, listing) = self.place(path);
         self.volume().remove(parent, name, &listing, None).expect("a file can be removed");
-        self.model.change_names(|names| drop(names.remove(path)));
+        self.model.change_names(|names| {
+            names.remove(path);
+        });
         self.unnamed(id);
     }
 
@@ -384,7 +386,9 @@ impl<'f> Run<'f> {
         let (parent, name, listing) = self.place(&path);
         let own = self.listing(self.id_of(&path));
         match self.volume().remove(parent, name, &listing, Some(&own)) {
-            Ok(()) if empty => self.model.change_names(|names| drop(names.remove(&path))),
+            Ok(()) if empty => self.model.change_names(|names| {
+                names.remove(&path);
+            }),
             Err(PageError::Name(NameProblem::NotEmpty)) if !empty => {}
             other => panic!("seed {}: rmdir {path}, which is empty: {empty}: {other:?}", self.seed),
         }
