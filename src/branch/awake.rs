@@ -63,6 +63,7 @@ impl Mounted {
             installation: &ground.installation,
             identity: ground.identity,
             data_dir,
+            files: self.volume.clone().into(),
             run_dir,
             source_settings: &ground.source_settings,
             parameters: &ground.parameters,

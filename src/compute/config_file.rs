@@ -4,6 +4,7 @@
 //! `''` and backslash escapes. Includes are followed inside the data directory only: a path outside it would name a file
 //! of the source's machine, and on this one something else.
 
+use super::data_files::DataFiles;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -14,10 +15,11 @@ const INCLUDE_DEPTH: usize = 10;
 /// Settings by name, in lower case.
 pub(super) type Settings = BTreeMap<String, String>;
 
-/// The settings of `data_dir/name` and of what it includes; empty when there is no such file. Blocks.
-pub(super) fn read(data_dir: &Path, name: &str) -> io::Result<Settings> {
+/// The settings of the data directory's file `name` and of what it includes; empty when there is no such file. An include may name
+/// its file from the root down to `data_dir`. Blocks.
+pub(super) fn read(files: &DataFiles, data_dir: &Path, name: &str) -> io::Result<Settings> {
     let mut settings = Settings::new();
-    read_into(&mut settings, data_dir, &data_dir.join(name), 0)?;
+    read_into(&mut settings, (files, data_dir), &data_dir.join(name), 0)?;
     Ok(settings)
 }
 
@@ -42,8 +44,14 @@ pub(super) fn render(settings: &Settings) -> String {
     text
 }
 
-fn read_into(settings: &mut Settings, data_dir: &Path, file: &Path, depth: usize) -> io::Result<()> {
-    let bytes = match std::fs::read(file) {
+fn read_into(
+    settings: &mut Settings,
+    (files, data_dir): (&DataFiles, &Path),
+    file: &Path,
+    depth: usize,
+) -> io::Result<()> {
+    let inside = |path: &Path| path.strip_prefix(data_dir).unwrap_or(path).to_owned();
+    let bytes = match files.read(&inside(file)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         read => read?,
     };
@@ -58,9 +66,12 @@ fn read_into(settings: &mut Settings, data_dir: &Path, file: &Path, depth: usize
             tracing::warn!(file = %file.display(), include = value, "skipping an include that leads out of the data directory");
             continue;
         }
-        let files = if name == "include_dir" { config_files_in(&target)? } else { vec![target] };
-        for file in files {
-            read_into(settings, data_dir, &file, depth + 1)?;
+        let included = match name.as_str() {
+            "include_dir" => config_files_in(files.names(&inside(&target))?, &target),
+            _ => vec![target],
+        };
+        for file in included {
+            read_into(settings, (files, data_dir), &file, depth + 1)?;
         }
     }
     Ok(())
@@ -73,21 +84,10 @@ fn is_below(path: &Path, dir: &Path) -> bool {
 }
 
 /// What `include_dir` reads: `*.conf`, no hidden files, in the order of their names.
-fn config_files_in(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let entries = match std::fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        read => read?,
-    };
-    let mut files = Vec::new();
-    for entry in entries {
-        let name = entry?.file_name();
-        let name = name.to_string_lossy();
-        if name.ends_with(".conf") && !name.starts_with('.') {
-            files.push(dir.join(name.as_ref()));
-        }
-    }
-    files.sort();
-    Ok(files)
+fn config_files_in(mut names: Vec<String>, dir: &Path) -> Vec<PathBuf> {
+    names.retain(|name| name.ends_with(".conf") && !name.starts_with('.'));
+    names.sort();
+    names.into_iter().map(|name| dir.join(name)).collect()
 }
 
 /// Name and value of one line, or `None` for a blank, a comment or what Postgres itself would refuse.
@@ -168,9 +168,9 @@ mod tests {
         let main = "work_mem = 1MB\ninclude_dir 'conf.d'\ninclude 'gone.conf'\ninclude_dir = 'gone.d'\n\
                     include '/etc/hostname'\ninclude '../x'\nwal_level = logical\n";
         std::fs::write(dir.path().join("postgresql.conf"), main).unwrap();
-        let settings = read(dir.path(), "postgresql.conf").unwrap();
+        let settings = read(&DataFiles::Folder(dir.path().to_owned()), dir.path(), "postgresql.conf").unwrap();
         let expected = [("jit", "off"), ("wal_level", "logical"), ("work_mem", "8MB")];
         assert_eq!(settings, expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
-        assert_eq!(read(dir.path(), "none.conf").unwrap(), Settings::new());
+        assert_eq!(read(&DataFiles::Folder(dir.path().to_owned()), dir.path(), "none.conf").unwrap(), Settings::new());
     }
 }

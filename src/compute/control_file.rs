@@ -13,6 +13,7 @@
 //! | 192 | 4 | `max_prepared_xacts` |
 //! | 228 | 4 | `xlog_seg_size` |
 
+use super::data_files::DataFiles;
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -39,6 +40,12 @@ impl ControlFile {
         let mut bytes = [0; LENGTH];
         std::fs::File::open(data_dir.join("global/pg_control"))?.read_exact(&mut bytes)?;
         ControlFile::from_bytes(&bytes)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "global/pg_control has an unknown format"))
+    }
+
+    /// Reads it from where a compute's files are. Blocks.
+    pub(super) fn read_from(files: &DataFiles) -> io::Result<ControlFile> {
+        ControlFile::from_bytes(&files.read(Path::new("global/pg_control"))?)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "global/pg_control has an unknown format"))
     }
 

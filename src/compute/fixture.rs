@@ -97,6 +97,7 @@ impl Fixture {
             installation: &self.installation,
             identity: self.identity,
             data_dir,
+            files: crate::compute::DataFiles::Folder(data_dir.to_owned()),
             run_dir,
             source_settings: &self.source_settings,
             parameters: &self.parameters,

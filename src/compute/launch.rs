@@ -11,6 +11,7 @@
 
 use super::config_file;
 use super::control_file::ControlFile;
+use super::data_files::DataFiles;
 use super::parameters::{self, Inputs, Parameters};
 use super::run_dir::{self, SOCKET, ServerLog};
 use super::{ComputeError, Identity, Installation, advice, lock_file, orphans, readiness};
@@ -36,6 +37,8 @@ pub struct Launch<'a> {
     /// The mount: `postgres -D`. Absolute; the compute's alone: whatever else works in it is killed if it looks as if a
     /// server had not been stopped there.
     pub data_dir: &'a Path,
+    /// The same files, to be read without the mount.
+    pub files: DataFiles,
     /// Holds the socket, the generated `pg_hba.conf` and `postgresql.conf`, and the server's log `postgres.log`.
     /// Made here, 0700 and owned by `identity`; nobody else can enter. What was there before is removed. Its parent must
     /// exist and let `identity` through.
@@ -55,6 +58,7 @@ pub struct Compute {
     child: Child,
     socket: PathBuf,
     data_dir: PathBuf,
+    files: DataFiles,
     log: ServerLog,
     stop_timeout: Duration,
     exit: Option<Exit>,
@@ -79,6 +83,7 @@ impl Compute {
             child: spawn(&launch, &mut prepared.command(&launch, &["-D"], &[])?)?,
             socket: launch.run_dir.join(SOCKET),
             data_dir: launch.data_dir.to_owned(),
+            files: launch.files.clone(),
             log: prepared.log,
             stop_timeout: launch.settings.stop_timeout,
             exit: None,
@@ -136,8 +141,8 @@ impl Compute {
             tracing::error!(data_dir = %self.data_dir.display(), %error, "cannot kill what a compute left behind");
         }
         let ended_well = status.as_ref().is_ok_and(ExitStatus::success);
-        let data_dir = self.data_dir.clone();
-        let control = tokio::task::spawn_blocking(move || ControlFile::read(&data_dir)).await;
+        let files = self.files.clone();
+        let control = tokio::task::spawn_blocking(move || ControlFile::read_from(&files)).await;
         let clean = ended_well && matches!(control, Ok(Ok(control)) if control.is_shut_down());
         let mut description = match status {
             Ok(status) => status.to_string(),
@@ -145,7 +150,7 @@ impl Compute {
         };
         if !clean {
             description = format!("{description}; its last words:\n{}", self.log.tail());
-            if let Err(error) = lock_file::clear(&self.data_dir).await {
+            if let Err(error) = lock_file::clear(&self.files, &self.data_dir).await {
                 tracing::warn!(data_dir = %self.data_dir.display(), %error, "cannot clear what a killed compute left behind");
             }
         }
@@ -177,14 +182,14 @@ pub(super) struct Prepared {
 impl Prepared {
     pub(super) async fn new(launch: &Launch<'_>) -> Result<Prepared, ComputeError> {
         check_socket_path(launch.run_dir)?;
-        let stale = lock_file::clear(launch.data_dir).await;
+        let stale = lock_file::clear(&launch.files, launch.data_dir).await;
         stale.map_err(|source| ComputeError::DataDir { path: launch.data_dir.to_owned(), source })?;
         let (data_dir, run_dir) = (launch.data_dir.to_owned(), launch.run_dir.to_owned());
         let (source, project) = (launch.source_settings.clone(), launch.parameters.clone());
-        let (installation, identity) = (launch.installation.clone(), launch.identity);
+        let (installation, identity, files) = (launch.installation.clone(), launch.identity, launch.files.clone());
         let prepare = move || {
             let read = |name| {
-                config_file::read(&data_dir, name)
+                config_file::read(&files, &data_dir, name)
                     .map_err(|error| ComputeError::DataDir { path: data_dir.clone(), source: error })
             };
             let parameters = parameters::compose(Inputs {
@@ -192,7 +197,7 @@ impl Prepared {
                 data_dir: &data_dir,
                 run_dir: &run_dir,
                 library_dir: installation.library_dir().as_deref(),
-                control: ControlFile::read(&data_dir).ok(),
+                control: ControlFile::read_from(&files).ok(),
                 source: &source,
                 file: read("postgresql.conf")?,
                 auto: read("postgresql.auto.conf")?,
@@ -219,7 +224,8 @@ impl Prepared {
         for (name, value) in &self.parameters.arguments {
             command.arg("-c").arg(format!("{name}={value}"));
         }
-        command.args(after).current_dir(launch.data_dir).env_clear().envs(kept_environment());
+        // Not the mount: the child would wait for this daemon before it lets go of its descriptors. Postgres goes there itself.
+        command.args(after).current_dir(launch.run_dir).env_clear().envs(kept_environment());
         command.stdin(Stdio::null()).stdout(log()?).stderr(log()?).kill_on_drop(true);
         // A terminal's Ctrl-C is for the daemon, which then stops its computes in order.
         command.process_group(0);

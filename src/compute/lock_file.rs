@@ -3,27 +3,31 @@
 //! A start would refuse if the lock file's pid belonged to another server of the same user by now. The segment (56 bytes; buffers
 //! are elsewhere) is never found again by a server on another mount, and the kernel has room for 4,096 (kernel.shmmni).
 
+use super::data_files::DataFiles;
 use super::orphans;
 use nix::libc;
 use std::io;
 use std::mem::MaybeUninit;
 use std::path::Path;
 
+const LOCK_FILE: &str = "postmaster.pid";
 /// The line that holds the segment's key and id, counted from 0 (`LOCK_FILE_LINE_SHMEM_KEY` of pidfile.h).
 const SEGMENT_LINE: usize = 6;
 
 /// Removes both, if they are there, and kills what may still use them: nothing but one compute works in `data_dir`.
-pub(super) async fn clear(data_dir: &Path) -> io::Result<()> {
-    let lock = data_dir.join("postmaster.pid");
-    let content = match tokio::fs::read_to_string(&lock).await {
+pub(super) async fn clear(files: &DataFiles, data_dir: &Path) -> io::Result<()> {
+    let reading = files.clone();
+    let content = tokio::task::spawn_blocking(move || reading.read(Path::new(LOCK_FILE))).await?;
+    let content = match content {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        read => read?,
+        read => String::from_utf8_lossy(&read?).into_owned(),
     };
     orphans::reap_users(data_dir).await?;
     if let Some(id) = segment_id(&content) {
         remove_if_unused(id);
     }
-    tokio::fs::remove_file(&lock).await
+    let removing = files.clone();
+    tokio::task::spawn_blocking(move || removing.remove(Path::new(LOCK_FILE))).await?
 }
 
 fn segment_id(lock: &str) -> Option<i32> {

@@ -7,6 +7,7 @@ mod advice;
 mod catalog;
 mod config_file;
 mod control_file;
+mod data_files;
 mod error;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -25,6 +26,7 @@ mod tests;
 
 pub use catalog::{read_cluster, read_databases, read_roles};
 pub use control_file::ControlFile;
+pub use data_files::DataFiles;
 pub use error::ComputeError;
 pub use identity::Identity;
 pub use installation::{Installation, MAJORS, installation, installations};

@@ -7,12 +7,10 @@ use super::adapter::BranchFilesystem;
 use super::tuning;
 use crate::pageserver::Volume;
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
-use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
-use nix::unistd::syncfs;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -20,7 +18,7 @@ use std::time::Duration;
 /// fastest (FACTS.md).
 const THREADS: usize = 4;
 
-/// How long an unmount waits for whoever still holds a file of the mount open.
+/// How long the threads that served a mount may take to end.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// Why a mount could not be made or taken away.
@@ -68,30 +66,24 @@ impl Mount {
 
     /// Unmounts, with every page that the kernel held written back first. Blocking.
     ///
-    /// A process that holds a file of the mount open keeps the kernel's side of it alive. It is waited for no longer than
-    /// [`DRAIN`], then the connection is aborted: it sees errors from then on.
+    /// Another process is asked to: were this one killed while it waits for its own mount, it could not end. A process that holds a file
+    /// of the mount open is cut off once everything is written back: it sees errors from then on.
     pub fn unmount(mut self) -> Result<(), MountError> {
         let Some(session) = self.session.take() else { return Ok(()) };
         let failed = |source| MountError::Unmount { path: self.path.clone(), source };
-        let root = File::open(&self.path).map_err(failed)?;
-        syncfs(&root).map_err(|e| failed(e.into()))?;
-        drop(root);
-        let device = tuning::device_minor(&self.path).map_err(failed)?;
-        match umount2(&self.path, MntFlags::empty()) {
-            // Someone looks at it from outside, say a shell: they keep what they see, nobody else gets in.
-            Err(Errno::EBUSY) => umount2(&self.path, MntFlags::MNT_DETACH).map_err(|e| failed(e.into()))?,
-            Ok(()) => {}
-            // An ordinary user asks fusermount3.
-            Err(Errno::EPERM) => detach(&self.path),
-            Err(e) => return Err(failed(e.into())),
+        let ask = |program: &str, arguments: &[&str]| {
+            let status = Command::new(program).args(arguments).arg(&self.path).stderr(Stdio::null()).status();
+            status.is_ok_and(|status| status.success())
+        };
+        let is_root = nix::unistd::geteuid().is_root();
+        let gone = if is_root { ask("umount", &["--"]) } else { ask("fusermount3", &["-u", "-q", "--"]) };
+        if !gone {
+            tracing::warn!(path = %self.path.display(), "a process keeps files of this mount open; cutting it off");
+            ask("sync", &["--file-system", "--"]);
+            cut_off(&self.path);
         }
         let (ended, end) = mpsc::channel();
         std::thread::spawn(move || ended.send(session.join()));
-        if let Ok(joined) = end.recv_timeout(DRAIN) {
-            return joined.map_err(failed);
-        }
-        tracing::warn!(path = %self.path.display(), "a process keeps files of a suspended branch open; cutting it off");
-        tuning::abort(&device).map_err(failed)?;
         match end.recv_timeout(DRAIN) {
             Ok(joined) => joined.map_err(failed),
             Err(_) => Err(failed(io::Error::from(io::ErrorKind::TimedOut))),
@@ -102,7 +94,7 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         if self.session.take().is_some() {
-            detach(&self.path);
+            cut_off(&self.path);
         }
     }
 }
@@ -112,17 +104,19 @@ pub fn detach_stale(root: &Path) -> io::Result<usize> {
     let table = std::fs::read_to_string("/proc/self/mountinfo")?;
     let stale = table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape);
     let stale: Vec<PathBuf> = stale.filter(|path| path.starts_with(root)).collect();
-    stale.iter().rev().for_each(|path| detach(path));
+    stale.iter().rev().for_each(|path| cut_off(path));
     Ok(stale.len())
 }
 
-fn detach(path: &Path) {
-    if umount2(path, MntFlags::MNT_DETACH).is_ok() {
+/// Ends the connection, whatever still uses or waits for the mount, and takes it out of the tree.
+fn cut_off(path: &Path) {
+    // MNT_FORCE aborts a FUSE connection (`fuse_umount_begin`, fs/fuse/inode.c): nothing waits for its daemon after that.
+    if umount2(path, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH).is_ok() {
         return;
     }
-    let asked = std::process::Command::new("fusermount3").args(["-u", "-q", "-z", "--"]).arg(path).status();
+    let asked = Command::new("fusermount3").args(["-u", "-q", "-z", "--"]).arg(path).status();
     if !asked.is_ok_and(|status| status.success()) {
-        tracing::warn!(path = %path.display(), "a mount stays behind; detach it with `umount -l`");
+        tracing::warn!(path = %path.display(), "a mount stays behind; detach it with `umount -f -l`");
     }
 }
 

@@ -19,17 +19,6 @@ pub(super) fn lift_throttle(mountpoint: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The minor number of the mount's device, which names its FUSE connection.
-pub(super) fn device_minor(mountpoint: &Path) -> io::Result<String> {
-    let device = device(mountpoint)?;
-    Ok(device.split_once(':').map_or(device.as_str(), |(_, minor)| minor).to_owned())
-}
-
-/// Ends a FUSE connection whatever still uses it (Linux, `Documentation/filesystems/fuse.rst`, "Control filesystem").
-pub(super) fn abort(device_minor: &str) -> io::Result<()> {
-    fs::write(Path::new("/sys/fs/fuse/connections").join(device_minor).join("abort"), "1")
-}
-
 fn device(mountpoint: &Path) -> io::Result<String> {
     let table = fs::read_to_string("/proc/self/mountinfo")?;
     let device = device_of(&table, mountpoint).map(str::to_owned);

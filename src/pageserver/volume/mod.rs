@@ -13,7 +13,7 @@ use super::index::Listing;
 use super::seal::WAL_RECORD;
 use super::tree::Tree;
 use super::{NameProblem, PageError};
-use crate::model::{FileId, LayerRef, PAGE_SIZE, TreeDiff};
+use crate::model::{FileId, FileKind, LayerRef, PAGE_SIZE, TreeDiff};
 use futures::future::try_join_all;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -138,6 +138,33 @@ impl Volume {
     /// Whether every start makes this node anew.
     pub fn is_transient(&self, id: FileId) -> bool {
         self.tree().node(id).is_ok_and(|node| node.transient)
+    }
+
+    /// The whole of a file, found by the names on the way to it; `None` where there is none.
+    pub async fn read_path(&self, path: &[String]) -> Result<Option<Vec<u8>>, PageError> {
+        let Some(id) = self.find_path(path).await? else { return Ok(None) };
+        let file = self.file(id)?;
+        Ok(Some(self.read(&file, 0, file.size() as usize).await?))
+    }
+
+    /// What is in a directory, found likewise; nothing where there is none.
+    pub async fn list_path(&self, path: &[String]) -> Result<Vec<(FileKind, String)>, PageError> {
+        let Some(id) = self.find_path(path).await? else { return Ok(Vec::new()) };
+        let listing = self.listing(id).await?;
+        Ok(self.entries(id, &listing)?.into_iter().map(|(_, kind, name)| (kind, name)).collect())
+    }
+
+    async fn find_path(&self, path: &[String]) -> Result<Option<FileId>, PageError> {
+        let mut id = FileId::ROOT;
+        for name in path {
+            let listing = self.listing(id).await?;
+            id = match self.peek(id, name, &listing) {
+                Ok(found) => found,
+                Err(PageError::Name(NameProblem::NotFound)) => return Ok(None),
+                Err(e) => return Err(e),
+            };
+        }
+        Ok(Some(id))
     }
 
     /// Cuts or grows a file.
