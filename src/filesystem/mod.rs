@@ -10,4 +10,4 @@ mod mount;
 mod readings;
 mod tuning;
 
-pub use mount::{Mount, MountError, detach_stale};
+pub use mount::{Mount, MountError, abort_stale, detach_stale};

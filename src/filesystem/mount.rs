@@ -109,11 +109,32 @@ impl Drop for Mount {
 
 /// Detaches whatever is still mounted below `root`: what a killed daemon left, which answers ENOTCONN. Returns how many there were. Blocking.
 pub fn detach_stale(root: &Path) -> io::Result<usize> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
-    let stale = table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape);
-    let stale: Vec<PathBuf> = stale.filter(|path| path.starts_with(root)).collect();
-    stale.iter().rev().for_each(|path| detach(path));
+    let stale = mounts_below(root)?;
+    stale.iter().rev().for_each(|(_, path)| detach(path));
     Ok(stale.len())
+}
+
+/// Ends the connections of everything mounted below `root`, for a daemon that was killed while a thread of its own waited for an answer
+/// from one of its mounts: the kernel lets that thread wait on, and with it live the descriptors that would end the connection
+/// (`request_wait_answer`, fs/fuse/dev.c). Blocking.
+pub fn abort_stale(root: &Path) -> io::Result<()> {
+    for (device, path) in mounts_below(root)? {
+        // The control file system need not be mounted; a forced unmount aborts too, even where it then finds the mount busy.
+        if tuning::abort(&device).is_err() {
+            let _ = umount2(&path, MntFlags::MNT_FORCE);
+        }
+    }
+    Ok(())
+}
+
+/// Device minor and mount point of what is mounted below `root` (proc(5), mountinfo). Looks at no mount.
+fn mounts_below(root: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let mount = |line: &str| {
+        let fields: Vec<&str> = line.split(' ').collect();
+        Some((fields.get(2)?.split_once(':')?.1.to_owned(), unescape(fields.get(4)?)))
+    };
+    Ok(table.lines().filter_map(mount).filter(|(_, path)| path.starts_with(root)).collect())
 }
 
 fn detach(path: &Path) {
