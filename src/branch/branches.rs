@@ -20,6 +20,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -35,6 +36,9 @@ const ADOPTIONS: usize = 4;
 const SETTLING: Duration = Duration::from_secs(60);
 /// How long a client's login waits for the store to tell the roles of a branch that is not up here.
 const ROLES_PATIENCE: Duration = Duration::from_secs(5);
+/// How often, and how long apart, a killed daemon whose mounts were cut off is looked at until it has ended.
+const DYING: usize = 100;
+const DYING_STEP: Duration = Duration::from_millis(50);
 /// How long after a question that its compute did not answer the branch's task may take to notice that it died.
 const NOTICING: Duration = Duration::from_secs(2);
 /// How often a branch is asked whose compute dies under the question.
@@ -409,17 +413,41 @@ fn fate(node: &NodeId, note: &place::Note, held: Option<Held>) -> Fate {
     }
 }
 
-/// One daemon at a time: a second one would reap the first one's computes. The kernel lets go when the process ends.
+/// One daemon at a time: a second one would reap the first one's computes. The kernel lets go when the process ends. Blocking.
 fn lock(data_dir: &Path) -> Result<Flock<File>, LifecycleError> {
     let path = data_dir.join("lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.map_err(LifecycleError::io(format!("cannot open {}", path.display())))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
+    let failed = || LifecycleError::io(format!("cannot lock {}", path.display()));
+    let refused = || {
         LifecycleError::Other(format!(
             "another offshoot serves from {}; stop it, or give this one a server.data_dir of its own",
             data_dir.display()
         ))
-    })
+    };
+    let open = || File::options().create(true).truncate(false).write(true).open(&path);
+    let mut locked = Flock::lock(open().map_err(failed())?, FlockArg::LockExclusiveNonblock);
+    if locked.is_err() && holder_was_killed(&path) {
+        tracing::warn!("the former daemon was killed and cannot end: its mounts are cut off");
+        filesystem::detach_stale(&place::branches(data_dir)).map_err(failed())?;
+        for _ in 0..DYING {
+            locked = Flock::lock(open().map_err(failed())?, FlockArg::LockExclusiveNonblock);
+            if locked.is_ok() {
+                break;
+            }
+            std::thread::park_timeout(DYING_STEP);
+        }
+    }
+    let mut lock = locked.map_err(|_| refused())?;
+    let written = lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id()));
+    written.map_err(failed())?;
+    Ok(lock)
+}
+
+/// Whether the process that wrote its pid into the lock is a zombie, which holds a lock only through threads that cannot end.
+fn holder_was_killed(lock: &Path) -> bool {
+    let holder = std::fs::read_to_string(lock).unwrap_or_default();
+    let stat = holder.parse::<u32>().ok().and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok());
+    // proc(5): the state follows the name, which is in parentheses and may hold any.
+    stat.is_some_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')))
 }
 
 /// The node's id, made at its first start and kept in its data directory.
