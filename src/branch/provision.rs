@@ -9,6 +9,7 @@ use super::bases::OpenBase;
 use super::error::{BranchError, LifecycleError};
 use super::place::{Note, Place};
 use super::shared::Shared;
+use crate::model::fault::{self, FaultPoint};
 use crate::model::{BranchHead, BranchId, BranchManifest, BranchRef, Holder, Nonce};
 use crate::pageserver::{Volume, VolumeSource};
 use crate::settings::ProjectSettings;
@@ -114,6 +115,7 @@ async fn make(shared: &Shared, branch: &BranchRef) -> Result<Made, BranchError> 
     let create = async {
         let created = shared.catalog.create_branch(head.clone()).await?;
         if let Created::New(_) = created {
+            fault::pass(FaultPoint::HeadCreated);
             note_start(&place, &head, ready).await?;
         }
         Ok::<_, LifecycleError>(created)
@@ -161,6 +163,7 @@ async fn wake(shared: &Shared, branch: &BranchRef, held: Held) -> Result<Up, Bra
         (head.epoch, head.holder, head.dirty, head.used_at_ms) = (next.epoch, Some(Holder { node }), true, now);
     });
     let held = take.await.map_err(|e| report(e.into()))?;
+    fault::pass(FaultPoint::HeadTaken);
     begin(shared, branch, held).await.map_err(report)
 }
 
@@ -257,6 +260,7 @@ async fn claim(shared: &Shared, head: &BranchHead) -> Result<Place, LifecycleErr
         laid_out.write_note(&note)
     })
     .await?;
+    fault::pass(FaultPoint::BranchClaimed);
     Ok(place)
 }
 
@@ -271,7 +275,9 @@ async fn note_start(place: &Place, head: &BranchHead, laid_out: oneshot::Receive
         return Ok(());
     }
     let (place, started) = (place.clone(), note(head, true));
-    blocking(move || place.write_note(&started)).await
+    blocking(move || place.write_note(&started)).await?;
+    fault::pass(FaultPoint::StartNoted);
+    Ok(())
 }
 
 /// Starts a branch in its place, from base and manifest; says when everything that a restart needs lies there.

@@ -9,8 +9,9 @@ use super::error::LifecycleError;
 use super::provision::{Down, Up};
 use super::shared::Shared;
 use super::wal;
+use crate::model::fault::{self, FaultPoint};
 use crate::model::{BranchManifest, BranchRef, Database, LayerRef, Nonce, Role};
-use crate::pageserver::{PageError, Upload, build_upload};
+use crate::pageserver::{Upload, build_upload};
 use crate::store::keys;
 use std::time::Instant;
 
@@ -54,6 +55,7 @@ pub(super) async fn upload(
     let key = keys::manifest(&head.id, epoch, seq, &Nonce::random(&shared.ambient.entropy));
     let layer_bytes: u64 = manifest.layers.iter().map(|layer| layer.bytes).sum();
     let (reference, manifest_bytes) = shared.catalog.create_manifest(key, &manifest).await?;
+    fault::pass(FaultPoint::ManifestPut);
     let now = shared.ambient.clock.now();
     let own_bytes = layer_bytes + manifest_bytes;
     down.in_doubt = true;
@@ -64,6 +66,7 @@ pub(super) async fn upload(
             (head.used_at_ms, head.own_bytes) = (now, own_bytes);
         })
         .await?;
+    fault::pass(FaultPoint::HeadPublished);
     clear(branch, down).await;
     tracing::info!(%branch, own_bytes, layers = manifest.layers.len(), millis = started.elapsed().as_millis(), "branch asleep");
     Ok(())
@@ -126,7 +129,9 @@ async fn plan(shared: &Shared, down: &Down, recorded: Recorded) -> Result<Branch
     let (wal, runtime) = (segment.clone(), tokio::runtime::Handle::current());
     let Upload { layers, tree } = blocking(move || {
         let mut put = |layer: LayerRef, bytes: Vec<u8>| {
-            runtime.block_on(store.create(&layer.key, bytes)).map_err(PageError::from)
+            runtime.block_on(store.create(&layer.key, bytes))?;
+            fault::pass(FaultPoint::LayerPut);
+            Ok(())
         };
         Ok(build_upload(&volume, (&wal, &folder), (merge, &runtime), key, &mut put)?)
     })

@@ -3,6 +3,7 @@
 //! Plain data without I/O. What is kept in the object store is defined here with its format.
 
 mod ambient;
+pub mod fault;
 mod head;
 mod id;
 mod manifest;

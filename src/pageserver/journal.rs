@@ -13,6 +13,7 @@
 
 use super::PageError;
 use super::codec::{Reader, put_text};
+use crate::model::fault::{self, FaultPoint};
 use crate::model::{FileId, FileKind};
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
@@ -155,7 +156,10 @@ impl Journal {
         let written =
             write_frame(output, &records).and_then(|()| if durable { output.file.sync_data() } else { Ok(()) });
         match written {
-            Ok(()) if durable => output.durable = appended,
+            Ok(()) if durable => {
+                fault::pass(FaultPoint::JournalSynced);
+                output.durable = appended;
+            }
             Ok(()) => {}
             Err(e) => {
                 output.failed = true;

@@ -2,6 +2,7 @@
 
 use super::{DataFile, Ground};
 use crate::model::PageNo;
+use crate::model::fault::{self, FaultPoint};
 use crate::pageserver::PageError;
 use crate::pageserver::journal::Change;
 use crate::pageserver::page_set::PageSet;
@@ -42,6 +43,7 @@ impl DataFile {
     ) -> Result<(), PageError> {
         if let Some(overlay) = overlay {
             overlay.sync_data().map_err(|e| self.local(e))?;
+            fault::pass(FaultPoint::PagesSynced);
         }
         if let Some(size) = grown_to {
             ground.journal.append(&Change::Grow { id: self.id, size });

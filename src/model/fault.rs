@@ -1,0 +1,76 @@
+//! Fault points: a name for every step that makes something durable, so that a test can end the process right there.
+//!
+//! `OFFSHOOT_FAULT=<name>` aborts the process when it passes the point for the first time, `<name>:<n>` for the n-th time, as
+//! `kill -9` would. Debug builds only: a release does not look at the variable. `tests/faults.rs` goes through [`FaultPoint::ALL`],
+//! so that a point without a test does not exist.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! fault_points {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// One durable step. A point stands right after what its name says, unless that begins with `before`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum FaultPoint {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl FaultPoint {
+            /// All there are.
+            pub const ALL: &[FaultPoint] = &[$(FaultPoint::$variant,)*];
+
+            /// As `OFFSHOOT_FAULT` spells it.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(FaultPoint::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+fault_points! {
+    /// A branch's folder says whose it is and that nothing was begun.
+    BranchClaimed = "branch-claimed",
+    /// A new branch's head is in the store.
+    HeadCreated = "head-created",
+    /// A woken branch's head names this node.
+    HeadTaken = "head-taken",
+    /// The folder says that its compute may hold what is nowhere else.
+    StartNoted = "start-noted",
+    /// An overlay file's pages are on disk; the journal does not name them yet.
+    PagesSynced = "pages-synced",
+    /// The journal's frame is on disk.
+    JournalSynced = "journal-synced",
+    /// A layer is in the store; no manifest names it yet.
+    LayerPut = "layer-put",
+    /// A manifest is in the store; no head names it yet.
+    ManifestPut = "manifest-put",
+    /// The head names the new manifest; the local folder is still there.
+    HeadPublished = "head-published",
+}
+
+/// What [`pass`] waits for: the point's name and how often it is passed first.
+fn armed() -> Option<&'static (String, u64)> {
+    static ARMED: OnceLock<Option<(String, u64)>> = OnceLock::new();
+    let read = || {
+        let wanted = std::env::var("OFFSHOOT_FAULT").ok()?;
+        let (name, count) = wanted.split_once(':').unwrap_or((&wanted, "1"));
+        Some((name.to_owned(), count.parse().unwrap_or(1)))
+    };
+    ARMED.get_or_init(read).as_ref()
+}
+
+/// Ends the process if a test asked for that at `point`.
+#[inline]
+pub fn pass(point: FaultPoint) {
+    static PASSED: AtomicU64 = AtomicU64::new(0);
+    if cfg!(debug_assertions)
+        && let Some((name, count)) = armed()
+        && name == point.name()
+        && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == *count
+    {
+        eprintln!("OFFSHOOT_FAULT: ending at {name}");
+        std::process::abort();
+    }
+}
