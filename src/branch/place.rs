@@ -14,11 +14,13 @@
 use super::error::LifecycleError;
 use crate::compute::Identity;
 use crate::model::{BranchId, BranchName, PAGE_SIZE, PageNo, ProjectName, WalSegment};
+use crate::pageserver::{Disk, LocalDisk};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The folder of all branches below `data_dir`.
 pub(crate) fn branches(data_dir: &Path) -> PathBuf {
@@ -68,6 +70,13 @@ impl Place {
         self.0.join("delta")
     }
 
+    /// The disk of its delta. Blocking, shortly.
+    pub(crate) fn disk(&self) -> Result<Arc<dyn Disk>, LifecycleError> {
+        let folder = self.delta();
+        let disk = LocalDisk::open(&folder).map_err(LifecycleError::io(format!("cannot make {}", folder.display())))?;
+        Ok(Arc::new(disk))
+    }
+
     pub(crate) fn mount(&self) -> PathBuf {
         self.0.join("mnt")
     }
@@ -106,7 +115,10 @@ impl Place {
         for (path, mode, owner) in steps {
             make(&path, mode, owner).map_err(LifecycleError::io(format!("cannot make {}", path.display())))?;
         }
-        Ok(())
+        // The note's own sync makes what is below durable; without its name the folder would be gone with all of it.
+        let parent = self.0.parent().unwrap_or(Path::new("/"));
+        let synced = fs::File::open(parent).and_then(|folder| folder.sync_all());
+        synced.map_err(LifecycleError::io(format!("cannot sync {}", parent.display())))
     }
 
     /// Writes, durably, whose folder it is. Blocking.

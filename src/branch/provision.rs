@@ -328,7 +328,8 @@ async fn open_volume(
         links: &links,
     };
     let delta = format!("{}-{}", head.id, head.epoch);
-    Ok(Arc::new(Volume::open(shared.cache.clone(), source, &place.delta(), &delta).await?))
+    let disk = place.disk()?;
+    Ok(Arc::new(Volume::open(shared.cache.clone(), source, disk, &delta).await?))
 }
 
 async fn ground(shared: &Shared, settings: &ProjectSettings, base: &OpenBase) -> Result<Ground, LifecycleError> {

@@ -13,13 +13,12 @@
 
 use super::PageError;
 use super::codec::{Reader, put_text};
+use super::disk::{Disk, DiskFile};
 use crate::model::fault::{self, FaultPoint};
 use crate::model::{FileId, FileKind};
-use std::fs::{File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"OFFJRN01");
 const FRAME_HEADER: usize = 16;
@@ -89,7 +88,12 @@ struct Buffer {
 }
 
 struct Output {
-    file: File,
+    file: Arc<dyn DiskFile>,
+    disk: Arc<dyn Disk>,
+    /// The file's own name is durable.
+    named: bool,
+    /// Where the next frame goes.
+    end: u64,
     sequence: u64,
     /// Changes up to here are durable.
     durable: u64,
@@ -98,26 +102,36 @@ struct Output {
 }
 
 impl Journal {
-    /// Opens the journal of the delta `name` at `path` and replays it; a journal of another delta is started anew.
-    pub fn open(path: &Path, name: &str) -> Result<(Journal, Vec<Change>), PageError> {
-        let local = |e| PageError::local(path, e);
-        let mut file =
-            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path).map_err(local)?;
-        let bytes = std::fs::read(path).map_err(local)?;
+    /// The journal's file on its disk.
+    pub const NAME: &str = "journal";
+
+    /// Opens the journal of the delta `name` on `disk` and replays it; a journal of another delta is started anew.
+    pub fn open(disk: Arc<dyn Disk>, name: &str) -> Result<(Journal, Vec<Change>), PageError> {
+        let path = disk.folder().join(Self::NAME);
+        let local = |e| PageError::local(&path, e);
+        let file = disk.open(Self::NAME).map_err(local)?;
+        let mut bytes = vec![0; file.len().map_err(local)? as usize];
+        let length = file.read_at(&mut bytes, 0).map_err(local)?;
+        bytes.truncate(length);
         let header = header(name);
         let (changes, good, sequence) = match bytes.strip_prefix(header.as_slice()) {
             Some(frames) => replay(frames),
             None => (Vec::new(), 0, 0),
         };
-        if bytes.starts_with(&header) {
-            file.set_len((header.len() + good) as u64).map_err(local)?;
-            file.seek(SeekFrom::End(0)).map_err(local)?;
-        } else {
-            file.set_len(0).map_err(local)?;
-            file.write_all(&header).map_err(local)?;
+        let end = (header.len() + good) as u64;
+        let goes_on = bytes.starts_with(&header);
+        if bytes.len() as u64 > end || !goes_on {
+            file.set_len(if goes_on { end } else { 0 }).map_err(local)?;
+            if !bytes.is_empty() {
+                // What is cut off must not come back behind what is written from here on.
+                file.sync().map_err(local)?;
+            }
         }
-        let output = Output { file, sequence, durable: 0, failed: false };
-        let journal = Journal { path: path.to_owned(), buffer: Mutex::default(), file: Mutex::new(output) };
+        if !goes_on {
+            file.write_all_at(&header, 0).map_err(local)?;
+        }
+        let output = Output { file, disk, named: false, end, sequence, durable: 0, failed: false };
+        let journal = Journal { path, buffer: Mutex::default(), file: Mutex::new(output) };
         Ok((journal, changes))
     }
 
@@ -153,8 +167,7 @@ impl Journal {
             let mut buffer = lock(&self.buffer);
             (std::mem::take(&mut buffer.records), buffer.appended)
         };
-        let written =
-            write_frame(output, &records).and_then(|()| if durable { output.file.sync_data() } else { Ok(()) });
+        let written = write_frame(output, &records).and_then(|()| if durable { sync(output) } else { Ok(()) });
         match written {
             Ok(()) if durable => {
                 fault::pass(FaultPoint::JournalSynced);
@@ -170,6 +183,15 @@ impl Journal {
     }
 }
 
+fn sync(output: &mut Output) -> std::io::Result<()> {
+    output.file.sync()?;
+    if !output.named {
+        output.disk.sync_names()?;
+        output.named = true;
+    }
+    Ok(())
+}
+
 fn write_frame(output: &mut Output, records: &[u8]) -> std::io::Result<()> {
     if records.is_empty() {
         return Ok(());
@@ -181,7 +203,9 @@ fn write_frame(output: &mut Output, records: &[u8]) -> std::io::Result<()> {
     frame.extend_from_slice(&sum(&sequence, records).to_le_bytes());
     frame.extend_from_slice(&sequence);
     frame.extend_from_slice(records);
-    output.file.write_all(&frame)
+    output.file.write_all_at(&frame, output.end)?;
+    output.end += frame.len() as u64;
+    Ok(())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -318,6 +342,7 @@ fn decode(reader: &mut Reader<'_>) -> Option<Change> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pageserver::LocalDisk;
 
     fn changes() -> Vec<Change> {
         let (id, parent, name) = (FileId(20), FileId::ROOT, "base".to_owned());
@@ -343,42 +368,42 @@ mod tests {
     #[test]
     fn committed_changes_come_back_in_order() {
         let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("journal");
+        let open = |name: &str| Journal::open(Arc::new(LocalDisk::open(folder.path()).expect("a folder")), name);
         for round in 0..3 {
-            let (journal, replayed) = Journal::open(&path, "d1").expect("opens");
+            let (journal, replayed) = open("d1").expect("opens");
             assert_eq!(replayed.len(), round * changes().len());
             for change in changes() {
                 journal.append(&change);
                 journal.commit().expect("commits");
             }
         }
-        let (_, replayed) = Journal::open(&path, "d1").expect("opens");
+        let (_, replayed) = open("d1").expect("opens");
         assert_eq!(replayed[8..16], changes());
-        let (_, replayed) = Journal::open(&path, "d2").expect("opens");
+        let (_, replayed) = open("d2").expect("opens");
         assert!(replayed.is_empty(), "another delta's journal was replayed");
     }
 
     #[test]
     fn an_uncommitted_change_is_not_there() {
         let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("journal");
-        let (journal, _) = Journal::open(&path, "d").expect("opens");
+        let open = |name: &str| Journal::open(Arc::new(LocalDisk::open(folder.path()).expect("a folder")), name);
+        let (journal, _) = open("d").expect("opens");
         journal.append(&changes()[0]);
         drop(journal);
-        assert!(Journal::open(&path, "d").expect("opens").1.is_empty());
+        assert!(open("d").expect("opens").1.is_empty());
     }
 
     /// Whatever happens to the tail, replay yields a prefix, and the journal goes on from there.
     #[test]
     fn a_torn_or_flipped_tail_ends_the_replay() {
         let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("journal");
-        let (journal, _) = Journal::open(&path, "d").expect("opens");
+        let open = |name: &str| Journal::open(Arc::new(LocalDisk::open(folder.path()).expect("a folder")), name);
+        let (journal, _) = open("d").expect("opens");
         for change in changes() {
             journal.append(&change);
             journal.commit().expect("commits");
         }
-        let whole = std::fs::read(&path).expect("reads");
+        let whole = std::fs::read(folder.path().join(Journal::NAME)).expect("reads");
         for cut in header("d").len()..whole.len() {
             for flip in [false, true] {
                 let mut bytes = whole.clone();
@@ -387,13 +412,13 @@ mod tests {
                 } else {
                     bytes.truncate(cut);
                 }
-                std::fs::write(&path, &bytes).expect("writes");
-                let (journal, replayed) = Journal::open(&path, "d").expect("opens");
+                std::fs::write(folder.path().join(Journal::NAME), &bytes).expect("writes");
+                let (journal, replayed) = open("d").expect("opens");
                 assert_eq!(replayed, changes()[..replayed.len()], "at byte {cut}");
                 assert!(replayed.len() < changes().len(), "the damage at byte {cut} went unnoticed");
                 journal.append(&changes()[7]);
                 journal.commit().expect("commits");
-                let (_, again) = Journal::open(&path, "d").expect("opens");
+                let (_, again) = open("d").expect("opens");
                 assert_eq!(again.len(), replayed.len() + 1);
             }
         }

@@ -43,7 +43,7 @@ pub(super) async fn seal(sealing: Sealing<'_>, scratch: &Path) -> Result<(Sealed
         tree: None,
         links: &[("pg_dynshmem", &dynshmem)],
     };
-    let volume = Arc::new(Volume::open(cache, volume_source, &place.delta(), "import").await?);
+    let volume = Arc::new(Volume::open(cache, volume_source, place.disk()?, "import").await?);
     for name in HOSTILE {
         volume.remove_root_file(name).await?;
     }

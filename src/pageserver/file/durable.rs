@@ -4,9 +4,9 @@ use super::{DataFile, Ground};
 use crate::model::PageNo;
 use crate::model::fault::{self, FaultPoint};
 use crate::pageserver::PageError;
+use crate::pageserver::disk::DiskFile;
 use crate::pageserver::journal::Change;
 use crate::pageserver::page_set::PageSet;
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -37,12 +37,13 @@ impl DataFile {
     fn sync_parts(
         &self,
         ground: &Ground,
-        overlay: Option<Arc<File>>,
+        overlay: Option<Arc<dyn DiskFile>>,
         runs: Vec<std::ops::Range<u32>>,
         grown_to: Option<u64>,
     ) -> Result<(), PageError> {
         if let Some(overlay) = overlay {
-            overlay.sync_data().map_err(|e| self.local(e))?;
+            overlay.sync().map_err(|e| self.local(e))?;
+            ground.names.sync(&*ground.disk).map_err(|e| self.local(e))?;
             fault::pass(FaultPoint::PagesSynced);
         }
         if let Some(size) = grown_to {
@@ -83,7 +84,7 @@ impl DataFile {
     pub(in crate::pageserver) fn settle(&self) -> Result<(), PageError> {
         let state = self.read_lock();
         let Some(overlay) = &state.overlay else { return Ok(()) };
-        if overlay.metadata().map_err(|e| self.local(e))?.len() > state.size {
+        if overlay.len().map_err(|e| self.local(e))? > state.size {
             overlay.set_len(state.size).map_err(|e| self.local(e))?;
         }
         Ok(())

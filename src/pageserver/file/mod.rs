@@ -7,19 +7,21 @@
 //! named as [`Need`]s, fetched by the caller, and passed in at the next try.
 
 mod durable;
+mod names_on_disk;
 mod read;
 mod write;
 
+pub(super) use names_on_disk::NamesOnDisk;
+
 use super::PageError;
 use super::base::{Base, Extent};
+use super::disk::{Disk, DiskFile};
 use super::journal::Journal;
 use super::layer::{LayerPage, LayerSet};
 use super::page_set::PageSet;
 use crate::model::{FileId, Origin, PAGE_SIZE, PageNo};
 use bytes::Bytes;
 use std::collections::HashMap;
-use std::fs::File;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -29,7 +31,8 @@ pub(super) struct Ground {
     pub layers: LayerSet,
     pub journal: Journal,
     /// Overlay files lie here, named by id.
-    pub overlays: PathBuf,
+    pub disk: Arc<dyn Disk>,
+    pub names: NamesOnDisk,
     /// Pages in all overlay files together.
     pub own_pages: AtomicU64,
 }
@@ -56,7 +59,7 @@ struct State {
     journaled_size: u64,
     /// The journal knows this file.
     known: bool,
-    overlay: Option<Arc<File>>,
+    overlay: Option<Arc<dyn DiskFile>>,
     poisoned: bool,
 }
 
@@ -221,7 +224,7 @@ impl DataFile {
     }
 }
 
-/// Where the branch's own pages of a file lie.
-pub(super) fn overlay_path(ground: &Ground, id: FileId) -> PathBuf {
-    ground.overlays.join(format!("{:x}", id.0))
+/// The overlay file that holds the branch's own pages of a file.
+pub(super) fn overlay_name(id: FileId) -> String {
+    format!("{:x}", id.0)
 }

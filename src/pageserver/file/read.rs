@@ -5,7 +5,6 @@ use crate::model::{PAGE_SIZE, PageNo};
 use crate::pageserver::PageError;
 use crate::pageserver::frame::PAGES_PER_FRAME;
 use bytes::Bytes;
-use std::os::unix::fs::FileExt;
 
 impl DataFile {
     /// Reads `length` bytes at `offset` into `out`, which is emptied first; short at the end of the file.
@@ -49,16 +48,7 @@ impl DataFile {
             return Err(self.local(std::io::Error::other("its overlay file is not open")));
         };
         // Short only behind the end of what was written: zeros.
-        let mut filled = 0;
-        while filled < part.len() {
-            match overlay.read_at(&mut part[filled..], from + filled as u64) {
-                Ok(0) => break,
-                Ok(length) => filled += length,
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(self.local(e)),
-            }
-        }
-        Ok(())
+        overlay.read_at(part, from).map(|_| ()).map_err(|e| self.local(e))
     }
 
     /// Fills `part`, which begins at byte `from` and holds zeros, from layers and base.

@@ -1,11 +1,10 @@
 //! Writing, cutting and growing a file.
 
-use super::{DataFile, Fetched, Ground, Need, State, overlay_path};
+use super::{DataFile, Fetched, Ground, Need, State, overlay_name};
 use crate::model::{PAGE_SIZE, PageNo};
 use crate::pageserver::PageError;
+use crate::pageserver::disk::DiskFile;
 use crate::pageserver::journal::Change;
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -95,13 +94,12 @@ impl DataFile {
         state.known = true;
     }
 
-    pub(super) fn overlay(&self, ground: &Ground, state: &mut State) -> Result<Arc<File>, PageError> {
+    pub(super) fn overlay(&self, ground: &Ground, state: &mut State) -> Result<Arc<dyn DiskFile>, PageError> {
         if let Some(overlay) = &state.overlay {
             return Ok(overlay.clone());
         }
-        let path = overlay_path(ground, self.id);
-        let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
-        let file = Arc::new(file.map_err(|e| PageError::local(&path, e))?);
+        let file = ground.disk.open(&overlay_name(self.id)).map_err(|e| self.local(e))?;
+        ground.names.added();
         state.overlay = Some(file.clone());
         Ok(file)
     }
@@ -112,6 +110,9 @@ impl DataFile {
             return Err(PageError::TooLarge);
         }
         let mut state = self.write_lock();
+        if state.poisoned {
+            return Err(PageError::Poisoned(format!("{:?}", self.id)));
+        }
         if size > state.size {
             self.introduce(ground, &mut state);
             state.size = size;
@@ -130,7 +131,7 @@ impl DataFile {
             ground.journal.commit()?;
         }
         if let Some(overlay) = &state.overlay {
-            let length = overlay.metadata().map_err(|e| self.local(e))?.len();
+            let length = overlay.len().map_err(|e| self.local(e))?;
             if length > size {
                 overlay.set_len(size).map_err(|e| self.local(e))?;
             }

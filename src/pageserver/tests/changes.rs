@@ -3,11 +3,11 @@
 use super::fixture::{Fixture, bytes};
 use super::model::{Model, Named, Names, assert_same, is_transient};
 use crate::model::{FileId, FileKind, LayerRef, PAGE_SIZE, TreeDiff};
+use crate::pageserver::disk::simulated::SimulatedDisk;
 use crate::pageserver::{Listing, NameProblem, PageError, Volume, VolumeSource};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::HashMap;
-use std::path::PathBuf;
 
 /// Writes far behind the end stay below this.
 const LARGEST: u64 = 600_000;
@@ -22,11 +22,9 @@ pub struct Run<'f> {
     pub model: Model,
     pub layers: Vec<LayerRef>,
     pub tree: Option<TreeDiff>,
-    pub delta: PathBuf,
+    pub delta: SimulatedDisk,
     pub delta_number: u64,
     pub uploads: u64,
-    /// Bytes of the journal at the last commit that was asked for.
-    pub committed: u64,
     volume: Option<Volume>,
     /// References that the kernel has beyond the name.
     held: HashMap<FileId, u64>,
@@ -43,10 +41,9 @@ impl<'f> Run<'f> {
             model: fixture.model(),
             layers: Vec::new(),
             tree: None,
-            delta: fixture.place(&format!("delta-{seed}-0")),
+            delta: SimulatedDisk::default(),
             delta_number: 0,
             uploads: 0,
-            committed: 0,
             volume: None,
             held: HashMap::new(),
             orphans: Vec::new(),
@@ -95,12 +92,11 @@ impl<'f> Run<'f> {
             links: &[],
         };
         let name = format!("delta {}", self.delta_number);
-        let opening = Volume::open(self.fixture.cache.clone(), source, &self.delta, &name);
+        let opening = Volume::open(self.fixture.cache.clone(), source, self.delta.open(), &name);
         let opened = self.fixture.runtime.block_on(opening);
         self.volume = Some(opened.unwrap_or_else(|e| panic!("seed {}: it does not open: {e}", self.seed)));
         self.held.clear();
         self.orphans.clear();
-        self.note_commit();
     }
 
     /// The mount is gone.
@@ -108,10 +104,6 @@ impl<'f> Run<'f> {
         self.volume().forget_all();
         self.held.clear();
         self.orphans.clear();
-    }
-
-    pub fn note_commit(&mut self) {
-        self.committed = std::fs::metadata(self.delta.join("journal")).expect("there is a journal").len();
     }
 
     /// Says what is done, where one seed is run alone.
@@ -412,7 +404,6 @@ impl<'f> Run<'f> {
         self.volume().sync(&file).expect("a file can be synced");
         if !file.is_transient() {
             self.model.commit_file(id);
-            self.note_commit();
         }
     }
 
@@ -420,7 +411,6 @@ impl<'f> Run<'f> {
         self.tell(format_args!("sync names"));
         self.volume().sync_names().expect("names can be synced");
         self.model.commit_names();
-        self.note_commit();
     }
 
     /// The kernel drops its references to a file.

@@ -3,6 +3,7 @@
 use super::changes::Run;
 use super::fixture::{Fixture, bytes};
 use crate::model::FileId;
+use crate::pageserver::disk::simulated::SimulatedDisk;
 use crate::pageserver::frame::FrameRef;
 use crate::pageserver::index::{FRAMES_PER_PAGE, Index, write_index};
 use crate::pageserver::{PageError, Volume, VolumeSource};
@@ -129,7 +130,7 @@ fn check(outcome: Result<(), PageError>, what: &str) {
 /// Opens everything anew and reads all that the model has; what is read is compared.
 fn read_all(run: &Run<'_>) -> Result<(), PageError> {
     let fixture = run.fixture;
-    let delta = tempfile::tempdir_in(&run.delta).expect("a folder can be made");
+    let delta = SimulatedDisk::default();
     fixture.runtime.block_on(async {
         let source = VolumeSource {
             base: Arc::new(fixture.staged.open(fixture.cache.clone()).await?),
@@ -138,7 +139,7 @@ fn read_all(run: &Run<'_>) -> Result<(), PageError> {
             tree: run.tree.as_ref(),
             links: &[],
         };
-        let volume = Volume::open(fixture.cache.clone(), source, delta.path(), "fresh").await?;
+        let volume = Volume::open(fixture.cache.clone(), source, delta.open(), "fresh").await?;
         for (path, named) in run.model.names() {
             let mut id = FileId::ROOT;
             for name in path.split('/') {

@@ -6,6 +6,7 @@ use super::model::{Model, Names, assert_same, is_transient};
 use super::seeds;
 use crate::model::FileId;
 use crate::pageserver::build_upload;
+use crate::pageserver::disk::simulated::SimulatedDisk;
 use rand::RngExt;
 use std::rc::Rc;
 
@@ -65,8 +66,7 @@ impl Run<'_> {
         if self.random.random_range(0..4) == 0 {
             self.volume().sync_all().expect("it can be synced");
         }
-        let folder = self.delta.with_file_name(format!("wal-{}", self.seed));
-        std::fs::create_dir_all(&folder).expect("a folder can be made");
+        let folder = self.fixture.place(&format!("wal-{}", self.seed));
         let (wal, kept) = wal_segment(&mut self.random, &folder);
         let merge = self.layers.len() >= MAX_LAYERS || self.random.random_range(0..12) == 0;
         self.tell(format_args!("suspend, {} layers, merge: {merge}", self.layers.len()));
@@ -92,7 +92,7 @@ impl Run<'_> {
         self.layers.extend(upload.layers);
         self.tree = Some(upload.tree);
         if self.random.random_range(0..3) > 0 {
-            std::fs::remove_dir_all(&self.delta).expect("a folder can be removed");
+            self.delta = SimulatedDisk::default();
         }
         self.open();
         assert_eq!(self.volume().own_pages(), 0, "seed {seed}: a fresh delta has pages");

@@ -1,6 +1,6 @@
 //! The page server as a whole against a plain in-memory model, replayed by seed.
 //!
-//! A failing seed is named in its assertion; `OFFSHOOT_SEED=<n>` runs that one alone.
+//! A failing seed is named in its assertion; `OFFSHOOT_SEED=<n>` runs that one alone, `OFFSHOOT_SEEDS=<n>` so many of each test.
 
 mod changes;
 mod crash;
@@ -12,13 +12,12 @@ mod sealing;
 
 use std::ops::Range;
 
-/// The seeds that a test runs: `all`, or the one that the environment names.
+/// The seeds that a test runs: `all`, as many from its first on as the environment says, or the one that it names.
 fn seeds(all: Range<u64>) -> Range<u64> {
-    match std::env::var("OFFSHOOT_SEED") {
-        Ok(seed) => {
-            let seed: u64 = seed.parse().expect("OFFSHOOT_SEED is a number");
-            seed..seed + 1
-        }
-        Err(_) => all,
+    let number = |name: &str| std::env::var(name).ok().map(|value| value.parse::<u64>().expect("a number of seeds"));
+    match (number("OFFSHOOT_SEED"), number("OFFSHOOT_SEEDS")) {
+        (Some(seed), _) => seed..seed + 1,
+        (None, Some(count)) => all.start..all.start + count,
+        (None, None) => all,
     }
 }

@@ -5,7 +5,7 @@ use super::fixture::{Fixture, wal_segment};
 use super::model::{Names, assert_same, is_transient};
 use super::seeds;
 use crate::model::{BaseId, FileId};
-use crate::pageserver::{Base, SealedParts, StagedBase, Volume, VolumeSource, seal};
+use crate::pageserver::{Base, LocalDisk, SealedParts, StagedBase, Volume, VolumeSource, seal};
 use crate::store::keys;
 use rand::RngExt;
 use std::sync::Arc;
@@ -76,7 +76,14 @@ impl Run<'_> {
         let base = Arc::new(runtime.block_on(base).expect("the sealed base opens"));
         let source = VolumeSource { base, last_base_id: parts.last_file_id, layers: &[], tree: None, links: &[] };
         let delta = self.fixture.place(&format!("sealed-{}", self.seed));
-        runtime.block_on(Volume::open(cache, source, &delta, "sealed")).expect("a volume opens on it")
+        runtime
+            .block_on(Volume::open(
+                cache,
+                source,
+                Arc::new(LocalDisk::open(&delta).expect("a folder can be made")),
+                "sealed",
+            ))
+            .expect("a volume opens on it")
     }
 
     /// For the next seed: names are used once only.

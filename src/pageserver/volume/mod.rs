@@ -15,7 +15,7 @@ use super::tree::Tree;
 use super::{NameProblem, PageError};
 use crate::model::{FileId, FileKind, LayerRef, PAGE_SIZE, TreeDiff};
 use futures::future::try_join_all;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
@@ -39,7 +39,7 @@ pub struct Volume {
     tree: Mutex<Tree>,
     last_base_id: u64,
     /// Overlay files that may go once the journal no longer names their pages.
-    removals: Mutex<Vec<PathBuf>>,
+    removals: Mutex<Vec<String>>,
     pid_file: watch::Sender<Vec<u8>>,
 }
 
@@ -205,9 +205,9 @@ impl Volume {
             removals().extend(released);
             return Err(error);
         }
-        for path in released {
+        for name in released {
             // What stays is removed as a stray at the next open.
-            let _ = std::fs::remove_file(path);
+            let _ = self.ground.disk.remove(&name);
         }
         Ok(())
     }
@@ -249,7 +249,7 @@ impl Volume {
 
     /// Where the delta is.
     pub fn directory(&self) -> &Path {
-        &self.ground.overlays
+        self.ground.disk.folder()
     }
 
     pub(super) fn tree(&self) -> MutexGuard<'_, Tree> {

@@ -2,7 +2,7 @@
 
 use super::Volume;
 use crate::model::{FileId, FileKind};
-use crate::pageserver::file::overlay_path;
+use crate::pageserver::file::overlay_name;
 use crate::pageserver::journal::Change;
 use crate::pageserver::transient::is_transient;
 use crate::pageserver::tree::{Tree, Unlinked};
@@ -158,12 +158,12 @@ impl Volume {
             return;
         }
         let Some(file) = tree.nodes.remove(&unlinked.id).and_then(|node| node.file) else { return };
-        let path = overlay_path(&self.ground, unlinked.id);
+        let name = overlay_name(unlinked.id);
         if file.discard(&self.ground) {
-            self.removals.lock().unwrap_or_else(PoisonError::into_inner).push(path);
+            self.removals.lock().unwrap_or_else(PoisonError::into_inner).push(name);
         } else {
             // Never journaled. If it is missing, it was never written.
-            let _ = std::fs::remove_file(path);
+            let _ = self.ground.disk.remove(&name);
         }
     }
 

@@ -2,29 +2,28 @@
 
 use super::{Volume, VolumeSource};
 use crate::model::{FileId, FileKind};
-use crate::pageserver::file::{Ground, overlay_path};
+use crate::pageserver::disk::Disk;
+use crate::pageserver::file::{Ground, NamesOnDisk, overlay_name};
 use crate::pageserver::journal::{Change, Journal};
 use crate::pageserver::layer::LayerSet;
 use crate::pageserver::tree::Tree;
 use crate::pageserver::{Listing, NameProblem, PageCache, PageError};
-use std::path::Path;
+use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
 impl Volume {
-    /// Opens the branch's data with the delta in `directory`, made if missing. `delta` names what the delta is a difference to: a delta of another
+    /// Opens the branch's data with the delta on `disk`. `delta` names what the delta is a difference to: a delta of another
     /// name is from before a later upload, and is dropped.
     pub async fn open(
         cache: PageCache,
         source: VolumeSource<'_>,
-        directory: &Path,
+        disk: Arc<dyn Disk>,
         delta: &str,
     ) -> Result<Volume, PageError> {
-        let overlays = directory.to_owned();
-        std::fs::create_dir_all(&overlays).map_err(|e| PageError::local(&overlays, e))?;
         let layers = LayerSet::open(cache, source.layers).await?;
-        let (journal, changes) = Journal::open(&overlays.join("journal"), delta)?;
+        let (journal, changes) = Journal::open(disk.clone(), delta)?;
         let root = source.base.listing(FileId(0)).await?;
         let root_mode = root.first().map_or(0o700, |record| record.mode);
         let mut tree = Tree::new(root_mode, (source.last_base_id + 1).max(FileId::FIRST.0));
@@ -41,7 +40,14 @@ impl Volume {
                 (FileKind::Symlink, 0o777, Some(target)),
             );
         }
-        let ground = Ground { base: source.base, layers, journal, overlays, own_pages: AtomicU64::new(0) };
+        let ground = Ground {
+            base: source.base,
+            layers,
+            journal,
+            disk,
+            names: NamesOnDisk::default(),
+            own_pages: AtomicU64::new(0),
+        };
         let volume = Volume {
             ground,
             tree: Mutex::new(tree),
@@ -114,16 +120,12 @@ impl Volume {
 
     /// Removes overlay files that no node has: what was created and never journaled before a crash.
     fn remove_strays(&self) -> Result<(), PageError> {
-        let folder = &self.ground.overlays;
-        let local = |e| PageError::local(folder, e);
-        let known: std::collections::HashSet<_> = {
-            let tree = self.tree();
-            tree.nodes.keys().map(|id| overlay_path(&self.ground, *id)).collect()
-        };
-        for entry in std::fs::read_dir(folder).map_err(local)? {
-            let path = entry.map_err(local)?.path();
-            if !known.contains(&path) && path.file_name().is_some_and(|name| name != "journal") {
-                std::fs::remove_file(&path).map_err(local)?;
+        let disk = &self.ground.disk;
+        let local = |e| PageError::local(disk.folder(), e);
+        let known: HashSet<String> = self.tree().nodes.keys().map(|id| overlay_name(*id)).collect();
+        for name in disk.names().map_err(local)? {
+            if !known.contains(&name) && name != Journal::NAME {
+                disk.remove(&name).map_err(local)?;
             }
         }
         Ok(())
