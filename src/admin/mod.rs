@@ -77,9 +77,11 @@ impl From<BranchError> for Refusal {
             BranchError::UnknownDatabase { .. }
             | BranchError::AmbiguousDatabase { .. }
             | BranchError::UnknownProject { .. }
+            | BranchError::NoBranch { .. }
             | BranchError::NoBase { .. } => StatusCode::NOT_FOUND,
             BranchError::TooManyBranches { .. }
             | BranchError::HeldElsewhere { .. }
+            | BranchError::LeaseValid { .. }
             | BranchError::LocalDataLost { .. } => StatusCode::CONFLICT,
             BranchError::Stopping | BranchError::Store { .. } => StatusCode::SERVICE_UNAVAILABLE,
             BranchError::Start { .. } => StatusCode::INTERNAL_SERVER_ERROR,

@@ -3,6 +3,7 @@
 use super::bases::Bases;
 use super::error::{BranchError, LifecycleError, answer_within};
 use super::place::{self, Place};
+use super::provision;
 use super::shared::Shared;
 use super::task::{self, Message, TaskHandle};
 use super::{AwakeStatus, Session, Status};
@@ -102,6 +103,7 @@ impl Branches {
             compute: settings.compute.clone(),
             projects: settings.projects.iter().map(|project| (project.name.clone(), project.clone())).collect(),
             ambient,
+            lease: settings.server.lease,
             _lock: lock,
             adoptions: Semaphore::new(ADOPTIONS),
             installations: Mutex::new(HashMap::new()),
@@ -127,6 +129,9 @@ impl Branches {
             };
             let branch = BranchRef { project: note.project.clone(), branch: note.name.clone() };
             match (fate(&shared.node, &note, shared.catalog.branch_head(&branch).await?), note.started) {
+                (Fate::Ours(held), true) if provision::is_washed_away(&note)? => {
+                    provision::wash_away(shared, &branch, &held).await?;
+                }
                 (Fate::Ours(held), true) => {
                     tracing::info!(%branch, "found what a former daemon had not uploaded");
                     self.task(&branch, Some(*held));
@@ -326,11 +331,8 @@ impl Branches {
 
     fn task(&self, branch: &BranchRef, held: Option<Held>) -> TaskHandle {
         let shared = &self.0.shared;
-        let idle_timeout = shared.projects.get(&branch.project).map(|project| project.idle_timeout);
         let entry = self.0.tasks.entry(branch.clone());
-        entry
-            .or_insert_with(|| task::spawn(shared.clone(), branch.clone(), idle_timeout.unwrap_or_default(), held))
-            .clone()
+        entry.or_insert_with(|| task::spawn(shared.clone(), branch.clone(), held)).clone()
     }
 
     /// Every branch of `project`, or of all projects, by name.

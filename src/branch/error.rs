@@ -19,8 +19,15 @@ pub enum BranchError {
     NoBase { project: String },
     #[error("project \"{project}\" has {limit} branches, the most it may have")]
     TooManyBranches { project: String, limit: usize },
-    #[error("branch {branch} is awake on another node")]
-    HeldElsewhere { branch: String },
+    #[error("branch {branch} is held by node {node}{}", if *lost { ", which has not been heard of for a while" } else { "" })]
+    HeldElsewhere { branch: String, node: String, lost: bool },
+    #[error("there is no branch {branch}")]
+    NoBranch { branch: String },
+    #[error(
+        "the node that holds branch {branch} may still be there: its lease can be taken for over in {}",
+        humantime::format_duration(Duration::from_secs(wait.as_secs() + 1))
+    )]
+    LeaseValid { branch: String, wait: Duration },
     #[error("what branch {branch} had not uploaded is no longer on this node's disk")]
     LocalDataLost { branch: String },
     #[error("this node is stopping")]

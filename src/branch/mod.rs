@@ -6,8 +6,10 @@
 pub(crate) mod awake;
 mod bases;
 mod error;
+mod hold;
 pub(crate) mod place;
 mod provision;
+mod save;
 mod shared;
 mod suspend;
 mod task;
@@ -17,6 +19,7 @@ mod branches;
 
 pub use branches::{BranchSummary, Branches};
 pub use error::{BranchError, LifecycleError};
+pub use hold::{Released, release};
 
 use crate::pageserver::Volume;
 use std::path::{Path, PathBuf};

@@ -15,6 +15,7 @@ use super::error::LifecycleError;
 use crate::compute::Identity;
 use crate::model::{BranchId, BranchName, PAGE_SIZE, PageNo, ProjectName, WalSegment};
 use crate::pageserver::{Disk, LocalDisk};
+use crate::settings::Durability;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
@@ -54,6 +55,9 @@ pub(super) struct Note {
     pub epoch: u64,
     /// A compute may have been started on it: from then on it may hold what is nowhere else.
     pub started: bool,
+    /// Nothing is synced: what is here counts only until the machine starts anew (`boot_id`, proc(5)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
 }
 
 impl Place {
@@ -71,9 +75,13 @@ impl Place {
     }
 
     /// The disk of its delta. Blocking, shortly.
-    pub(crate) fn disk(&self) -> Result<Arc<dyn Disk>, LifecycleError> {
+    pub(crate) fn disk(&self, durability: Durability) -> Result<Arc<dyn Disk>, LifecycleError> {
         let folder = self.delta();
-        let disk = LocalDisk::open(&folder).map_err(LifecycleError::io(format!("cannot make {}", folder.display())))?;
+        let disk = match durability {
+            Durability::Durable => LocalDisk::open(&folder),
+            Durability::Ephemeral => LocalDisk::open_ephemeral(&folder),
+        };
+        let disk = disk.map_err(LifecycleError::io(format!("cannot make {}", folder.display())))?;
         Ok(Arc::new(disk))
     }
 
@@ -155,22 +163,22 @@ impl Place {
         Ok(target)
     }
 
-    /// Puts the WAL segment a start needs: its kept pages, of which `content` holds one after another, among zeros. Blocking.
-    pub(super) fn write_wal(&self, wal: &WalSegment, content: &[u8], identity: Identity) -> Result<(), LifecycleError> {
-        let path = self.wal().join(&wal.name);
-        let write = || -> io::Result<()> {
-            let file = fs::OpenOptions::new().create(true).truncate(true).write(true).open(&path)?;
-            // Sparse: zeros that the disk need not hold until the compute writes them.
-            file.set_len(wal.size)?;
-            for (page, content) in wal.pages.iter().zip(content.chunks_exact(PAGE_SIZE)) {
-                file.write_all_at(content, PageNo(*page).offset())?;
-            }
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-            chown(&path, Some(identity.uid), Some(identity.gid))?;
-            file.sync_all()?;
-            fs::File::open(self.wal())?.sync_all()
-        };
-        write().map_err(LifecycleError::io(format!("cannot write {}", path.display())))
+    /// Puts the WAL segments a start needs: their kept pages, of which `content` holds one after another, among zeros. Blocking.
+    pub(super) fn write_wal(
+        &self,
+        segments: &[WalSegment],
+        content: &[u8],
+        identity: Identity,
+    ) -> Result<(), LifecycleError> {
+        let mut content = content.chunks_exact(PAGE_SIZE);
+        for segment in segments {
+            let path = self.wal().join(&segment.name);
+            let pages = content.by_ref().take(segment.pages.len());
+            let written = write_segment(&path, segment, pages, identity);
+            written.map_err(LifecycleError::io(format!("cannot write {}", path.display())))?;
+        }
+        let synced = fs::File::open(self.wal()).and_then(|folder| folder.sync_all());
+        synced.map_err(LifecycleError::io(format!("cannot sync {}", self.wal().display())))
     }
 
     /// Removes everything. The mount must be gone. Blocking.
@@ -185,6 +193,29 @@ impl Place {
             _ => Ok(()),
         }
     }
+}
+
+fn write_segment<'a>(
+    path: &Path,
+    segment: &WalSegment,
+    pages: impl Iterator<Item = &'a [u8]>,
+    identity: Identity,
+) -> io::Result<()> {
+    let file = fs::OpenOptions::new().create(true).truncate(true).write(true).open(path)?;
+    // Sparse: zeros that the disk need not hold until the compute writes them.
+    file.set_len(segment.size)?;
+    for (page, content) in segment.pages.iter().zip(pages) {
+        file.write_all_at(content, PageNo(*page).offset())?;
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    chown(path, Some(identity.uid), Some(identity.gid))?;
+    file.sync_all()
+}
+
+/// Tells one start of this machine from any other. Blocking, shortly.
+pub(super) fn boot_id() -> Result<String, LifecycleError> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    Ok(fs::read_to_string(path).map_err(LifecycleError::io(format!("cannot read {path}")))?.trim().to_owned())
 }
 
 /// Writes a small file so that after a crash it is whole, in its old form or its new one.

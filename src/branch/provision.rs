@@ -7,12 +7,13 @@
 use super::awake::{Awake, Ground, Mounted, blocking, links};
 use super::bases::OpenBase;
 use super::error::{BranchError, LifecycleError};
-use super::place::{Note, Place};
+use super::hold;
+use super::place::{self, Note, Place};
 use super::shared::Shared;
 use crate::model::fault::{self, FaultPoint};
-use crate::model::{BranchHead, BranchId, BranchManifest, BranchRef, Holder, Nonce};
+use crate::model::{BranchHead, BranchId, BranchManifest, BranchRef, Nonce, ProjectName};
 use crate::pageserver::{Volume, VolumeSource};
-use crate::settings::ProjectSettings;
+use crate::settings::{Durability, ProjectSettings};
 use crate::store::{Created, Held};
 use std::path::Path;
 use std::sync::Arc;
@@ -58,6 +59,10 @@ pub(super) async fn bring_up(shared: &Shared, branch: &BranchRef) -> Result<Up, 
             let place = Place::of(&shared.data_dir, &held.head.id);
             let note = blocking(move || place.read_note()).await.map_err(failed)?;
             match note.filter(|note| note.epoch == held.head.epoch) {
+                Some(note) if note.started && is_washed_away(&note).map_err(failed)? => {
+                    let freed = wash_away(shared, branch, &held).await.map_err(failed)?;
+                    ("woken", wake(shared, branch, freed).await?)
+                }
                 Some(note) if note.started => ("resumed", resume(shared, branch, held).await?),
                 // Killed before anyone was told that it is up: what was written says nothing.
                 Some(_) => {
@@ -101,9 +106,11 @@ async fn make(shared: &Shared, branch: &BranchRef) -> Result<Made, BranchError> 
         base_version: sealed.version,
         epoch: 1,
         seq: 1,
-        holder: Some(Holder { node: shared.node.clone() }),
+        holder: Some(hold::holder(shared)),
         dirty: true,
         manifest: None,
+        epoch_start: None,
+        saved_at_ms: 0,
         parent: format!("base {}", sealed.version),
         created_at_ms: now,
         used_at_ms: now,
@@ -116,7 +123,7 @@ async fn make(shared: &Shared, branch: &BranchRef) -> Result<Made, BranchError> 
         let created = shared.catalog.create_branch(head.clone()).await?;
         if let Created::New(_) = created {
             fault::pass(FaultPoint::HeadCreated);
-            note_start(&place, &head, ready).await?;
+            note_start(shared, &place, &head, ready).await?;
         }
         Ok::<_, LifecycleError>(created)
     };
@@ -152,15 +159,15 @@ async fn make(shared: &Shared, branch: &BranchRef) -> Result<Made, BranchError> 
 
 async fn wake(shared: &Shared, branch: &BranchRef, held: Held) -> Result<Up, BranchError> {
     if held.head.dirty && !held.head.is_held_by(&shared.node) {
-        return Err(BranchError::HeldElsewhere { branch: branch.to_string() });
+        return Err(hold::held_elsewhere(shared, branch, &held.head));
     }
     let report = |e: LifecycleError| report(branch, e);
-    let (node, now) = (shared.node.clone(), shared.ambient.clock.now());
+    let (holder, now) = (hold::holder(shared), shared.ambient.clock.now());
     let mut next = held.head.clone();
     next.epoch += 1;
     claim(shared, &next).await.map_err(report)?;
     let take = shared.catalog.update_branch(&held, |head| {
-        (head.epoch, head.holder, head.dirty, head.used_at_ms) = (next.epoch, Some(Holder { node }), true, now);
+        (head.epoch, head.holder, head.dirty, head.used_at_ms) = (next.epoch, Some(holder), true, now);
     });
     let held = take.await.map_err(|e| report(e.into()))?;
     fault::pass(FaultPoint::HeadTaken);
@@ -179,7 +186,7 @@ async fn begin(shared: &Shared, branch: &BranchRef, held: Held) -> Result<Up, Li
         };
         let (laid_out, ready) = oneshot::channel();
         let start = start(shared, settings, &held.head, &place, base.clone(), (manifest.as_ref(), laid_out));
-        let (noted, started) = tokio::join!(note_start(&place, &held.head, ready), start);
+        let (noted, started) = tokio::join!(note_start(shared, &place, &held.head, ready), start);
         let (ground, awake) = started?;
         match noted {
             Ok(()) => Ok((base, manifest, ground, awake)),
@@ -210,7 +217,7 @@ pub(super) async fn recover_down(shared: &Shared, branch: &BranchRef, held: Held
     let settings = project(shared, branch).map_err(|e| LifecycleError::Other(e.to_string()))?;
     let place = Place::of(&shared.data_dir, &held.head.id);
     let base = shared.bases.open(&branch.project, &held.head.base).await?;
-    let manifest = match &held.head.manifest {
+    let manifest = match held.head.start_manifest() {
         Some(reference) => Some(shared.catalog.branch_manifest(reference).await?),
         None => None,
     };
@@ -252,7 +259,7 @@ pub(super) async fn start_again(shared: &Shared, down: Down) -> Result<Up, (Box<
 /// here that nothing was begun.
 async fn claim(shared: &Shared, head: &BranchHead) -> Result<Place, LifecycleError> {
     let place = Place::of(&shared.data_dir, &head.id);
-    let (laid_out, identity, note) = (place.clone(), shared.identity, note(head, false));
+    let (laid_out, identity, note) = (place.clone(), shared.identity, note(shared, head, false)?);
     blocking(move || {
         // What an abandoned start may have left.
         laid_out.remove().map_err(LifecycleError::io("cannot clear the branch's folder"))?;
@@ -264,17 +271,49 @@ async fn claim(shared: &Shared, head: &BranchHead) -> Result<Place, LifecycleErr
     Ok(place)
 }
 
-fn note(head: &BranchHead, started: bool) -> Note {
-    Note { project: head.project.clone(), name: head.name.clone(), id: head.id.clone(), epoch: head.epoch, started }
+fn note(shared: &Shared, head: &BranchHead, started: bool) -> Result<Note, LifecycleError> {
+    let boot = match durability(shared, &head.project) {
+        Durability::Durable => None,
+        Durability::Ephemeral => Some(place::boot_id()?),
+    };
+    let (project, name, id) = (head.project.clone(), head.name.clone(), head.id.clone());
+    Ok(Note { project, name, id, epoch: head.epoch, started, boot })
+}
+
+fn durability(shared: &Shared, project: &ProjectName) -> Durability {
+    shared.projects.get(project).map_or(Durability::Durable, |project| project.durability)
+}
+
+/// Whether what a note speaks of may have been lost with the machine: nothing of it was synced, and the machine has started anew since.
+pub(super) fn is_washed_away(note: &Note) -> Result<bool, LifecycleError> {
+    match &note.boot {
+        Some(boot) => Ok(*boot != place::boot_id()?),
+        None => Ok(false),
+    }
+}
+
+/// Gives up what an ephemeral branch had on this disk: it goes on from its last upload.
+pub(super) async fn wash_away(shared: &Shared, branch: &BranchRef, held: &Held) -> Result<Held, LifecycleError> {
+    tracing::error!(%branch, "the machine started anew, and durability is \"ephemeral\": a branch goes back to its last upload");
+    let change = |head: &mut BranchHead| (head.holder, head.dirty, head.epoch_start) = (None, false, None);
+    let freed = shared.catalog.update_branch(held, change).await?;
+    let place = Place::of(&shared.data_dir, &held.head.id);
+    blocking(move || place.remove().map_err(LifecycleError::io("cannot clear a folder"))).await?;
+    Ok(freed)
 }
 
 /// Notes, once the place is laid out, that its compute may hold what is nowhere else.
-async fn note_start(place: &Place, head: &BranchHead, laid_out: oneshot::Receiver<()>) -> Result<(), LifecycleError> {
+async fn note_start(
+    shared: &Shared,
+    place: &Place,
+    head: &BranchHead,
+    laid_out: oneshot::Receiver<()>,
+) -> Result<(), LifecycleError> {
     if laid_out.await.is_err() {
         // The start failed before.
         return Ok(());
     }
-    let (place, started) = (place.clone(), note(head, true));
+    let (place, started) = (place.clone(), note(shared, head, true)?);
     blocking(move || place.write_note(&started)).await?;
     fault::pass(FaultPoint::StartNoted);
     Ok(())
@@ -292,8 +331,8 @@ async fn start(
     let ground = ground(shared, settings, &base).await?;
     let identity = ground.identity;
     let volume = open_volume(shared, head, &base, manifest, place).await?;
-    let wal = manifest.map_or(&base.manifest.wal, |manifest| &manifest.wal).clone();
-    let content = volume.read_wal(wal.pages.len()).await?;
+    let wal = manifest.map_or(std::slice::from_ref(&base.manifest.wal), |manifest| &manifest.wal).to_vec();
+    let content = volume.read_wal(wal.iter().map(|segment| segment.pages.len()).sum()).await?;
     let wal_place = place.clone();
     let written = blocking(move || wal_place.write_wal(&wal, &content, identity));
     let (written, mounted) = tokio::join!(written, Mounted::new(volume, place, identity));
@@ -328,18 +367,23 @@ async fn open_volume(
         links: &links,
     };
     let delta = format!("{}-{}", head.id, head.epoch);
-    let disk = place.disk()?;
+    let disk = place.disk(durability(shared, &head.project))?;
     Ok(Arc::new(Volume::open(shared.cache.clone(), source, disk, &delta).await?))
 }
 
 async fn ground(shared: &Shared, settings: &ProjectSettings, base: &OpenBase) -> Result<Ground, LifecycleError> {
     let installation = shared.installation(base.manifest.cluster.major).await?;
+    let mut parameters = settings.parameters.clone();
+    if settings.durability == Durability::Ephemeral {
+        // Commits wait for nothing; its WAL is written all the same, for a daemon or compute that is killed.
+        parameters.entry("synchronous_commit".to_owned()).or_insert_with(|| "off".to_owned());
+    }
     Ok(Ground {
         settings: shared.compute.clone(),
         installation,
         identity: shared.identity,
         source_settings: base.manifest.cluster.settings.clone(),
-        parameters: settings.parameters.clone(),
+        parameters,
     })
 }
 

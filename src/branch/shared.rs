@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::Semaphore;
 
 pub(super) struct Shared {
@@ -24,6 +25,8 @@ pub(super) struct Shared {
     pub compute: ComputeSettings,
     pub projects: BTreeMap<ProjectName, ProjectSettings>,
     pub ambient: Ambient,
+    /// How long a hold on a branch lasts.
+    pub lease: Duration,
     /// Held while this process lives.
     pub _lock: Flock<File>,
     /// Turns for branches that are brought back at the start of a node: a recovery is bound by its cores.

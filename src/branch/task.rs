@@ -13,12 +13,16 @@
 //! The task handles one message at a time, so a branch is provisioned once however many ask: the others wait in the
 //! queue and find it awake. A client that went away does not stop what was begun for it.
 
+use super::awake::blocking;
 use super::error::{BranchError, LifecycleError, answer_within};
+use super::hold::{self, HoldError};
 use super::provision::{self, Down, Up};
+use super::save::{Saved, Saving};
 use super::shared::Shared;
 use super::suspend::{self, Settled};
 use super::{Session, Status};
-use crate::model::BranchRef;
+use crate::model::fault::{self, FaultPoint};
+use crate::model::{BranchRef, EpochStart};
 use crate::store::Held;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -78,10 +82,26 @@ struct Task {
     status: watch::Sender<Status>,
     idle_since: Instant,
     restarts: u32,
+    /// How often the branch is uploaded while it is awake; `None`: never.
+    upload_interval: Option<Duration>,
+    uploads: Uploads,
+    /// When the lease is renewed next.
+    renewal: Instant,
+}
+
+/// Uploads of the branch while it is awake.
+struct Uploads {
+    next: Instant,
+    running: Option<Saving>,
+    /// Where the WAL stood after the last one.
+    wal_position: Option<u64>,
 }
 
 /// Starts the task of a branch. With `held`, the branch was left on this node's disk by a daemon that was killed.
-pub(super) fn spawn(shared: Arc<Shared>, branch: BranchRef, idle_timeout: Duration, held: Option<Held>) -> TaskHandle {
+pub(super) fn spawn(shared: Arc<Shared>, branch: BranchRef, held: Option<Held>) -> TaskHandle {
+    let project = shared.projects.get(&branch.project);
+    let idle_timeout = project.map_or(Duration::ZERO, |project| project.idle_timeout);
+    let upload_interval = project.and_then(|project| project.upload_interval);
     let (messages, receiver) = mpsc::channel(QUEUE);
     let (status, watched) = watch::channel(if held.is_some() { Status::Recovering } else { Status::Asleep });
     let sessions = Arc::new(Sessions::default());
@@ -93,6 +113,9 @@ pub(super) fn spawn(shared: Arc<Shared>, branch: BranchRef, idle_timeout: Durati
         status,
         idle_since: Instant::now(),
         restarts: 0,
+        upload_interval,
+        uploads: Uploads { next: Instant::now(), running: None, wal_position: None },
+        renewal: Instant::now(),
     };
     tokio::spawn(task.run(receiver, held));
     TaskHandle { messages, status: watched, sessions }
@@ -109,6 +132,9 @@ impl Task {
             let has_sessions = self.sessions.count.load(Ordering::Acquire) > 0;
             let may_sleep = !has_sessions && !matches!(state, State::Asleep | State::Stranded(_));
             let sessions = self.sessions.clone();
+            let may_upload = self.upload_interval.is_some() && matches!(state, State::Awake(_));
+            let holds = matches!(state, State::Awake(_) | State::Down(_));
+            let (next_upload, renewal) = (self.uploads.next, self.renewal);
             tokio::select! {
                 message = messages.recv() => match message {
                     Some(Message::Open(reply)) => state = self.open(state, reply).await,
@@ -129,6 +155,11 @@ impl Task {
                         state = self.adopt(*held).await;
                     }
                 }
+                () = tokio::time::sleep_until(renewal.into()), if holds => state = self.renew(state).await,
+                () = tokio::time::sleep_until(next_upload.into()), if may_upload && self.uploads.running.is_none() => {
+                    self.begin_upload(&state);
+                }
+                outcome = upload_ended(&mut self.uploads.running) => state = self.publish(state, outcome).await,
                 () = sessions.ended.notified() => self.idle_since = Instant::now(),
                 () = tokio::time::sleep(idle_left), if may_sleep => {
                     // A session that ended meanwhile has reset the clock: its event may still be in the queue.
@@ -151,8 +182,100 @@ impl Task {
             }
         };
         self.announce_state(&state);
-        self.idle_since = Instant::now();
+        (self.idle_since, self.renewal) = (Instant::now(), Instant::now());
         state
+    }
+
+    /// Keeps the lease; a branch that turns out to be another node's is let go.
+    async fn renew(&mut self, mut state: State) -> State {
+        self.renewal = Instant::now() + hold::renewal(&self.shared);
+        let held = match &mut state {
+            State::Awake(up) => &mut up.held,
+            // Nothing may touch a head whose last put is in doubt.
+            State::Down(down) if !down.in_doubt => &mut down.held,
+            _ => return state,
+        };
+        match answer_within(STORE_ANSWERS, async { Ok(hold::update(&self.shared, &self.branch, held, |_| ()).await) })
+            .await
+        {
+            Ok(Ok(())) => state,
+            Ok(Err(HoldError::Lost)) => self.let_go(state).await,
+            Ok(Err(HoldError::Store(error))) => {
+                tracing::warn!(branch = %self.branch, %error, "a lease cannot be renewed; the branch goes on");
+                state
+            }
+            Err(error) => {
+                tracing::warn!(branch = %self.branch, %error, "a lease cannot be renewed; the branch goes on");
+                state
+            }
+        }
+    }
+
+    /// Another node has the branch: nobody here may read or write it any more. What was not uploaded is kept aside.
+    async fn let_go(&mut self, state: State) -> State {
+        self.end_upload().await;
+        let place = match state {
+            State::Awake(up) => {
+                let place = up.place.clone();
+                // Kills the compute, and cuts off its mount.
+                drop(up);
+                place
+            }
+            State::Down(down) => down.place.clone(),
+            state => return state,
+        };
+        let shared = self.shared.clone();
+        let aside = blocking(move || place.set_aside(&shared.data_dir)).await;
+        let kept = aside.map_or_else(|error| error.to_string(), |aside| aside.display().to_string());
+        tracing::error!(branch = %self.branch, kept, "another node has taken a branch over; it is stopped here, and what it had not uploaded is kept aside");
+        self.announce(Status::Asleep);
+        State::Asleep
+    }
+
+    fn begin_upload(&mut self, state: &State) {
+        let State::Awake(up) = state else { return };
+        self.uploads.next = Instant::now() + self.upload_interval.unwrap_or(Duration::MAX);
+        self.uploads.running = Some(Saving::begin(self.shared.clone(), up, self.uploads.wal_position));
+    }
+
+    async fn end_upload(&mut self) {
+        if let Some(saving) = self.uploads.running.take() {
+            saving.cancel().await;
+        }
+    }
+
+    /// Names in the head what was uploaded of an awake branch.
+    async fn publish(&mut self, mut state: State, outcome: Result<Option<Saved>, LifecycleError>) -> State {
+        let (State::Awake(up), outcome) = (&mut state, outcome) else { return state };
+        let saved = match outcome {
+            Ok(Some(saved)) => saved,
+            Ok(None) => return state,
+            Err(error) => {
+                tracing::warn!(branch = %self.branch, %error, "an awake branch cannot be uploaded; trying again");
+                return state;
+            }
+        };
+        let published = hold::update(&self.shared, &self.branch, &mut up.held, |head| {
+            if head.epoch_start.is_none() {
+                head.epoch_start = Some(EpochStart { manifest: head.manifest.take() });
+            }
+            head.manifest = Some(saved.reference.clone());
+            (head.saved_at_ms, head.own_bytes) = (saved.at_ms, saved.own_bytes);
+        });
+        match published.await {
+            Ok(()) => {
+                fault::pass(FaultPoint::UploadPublished);
+                self.uploads.wal_position = Some(saved.wal_position);
+                tracing::info!(branch = %self.branch, own_bytes = saved.own_bytes, "uploaded an awake branch");
+                saved.published();
+                state
+            }
+            Err(HoldError::Lost) => self.let_go(state).await,
+            Err(HoldError::Store(error)) => {
+                tracing::warn!(branch = %self.branch, %error, "an upload cannot be published; trying again");
+                state
+            }
+        }
     }
 
     async fn open(&mut self, state: State, reply: oneshot::Sender<Result<Session, BranchError>>) -> State {
@@ -227,6 +350,7 @@ impl Task {
     async fn recover(&mut self, state: State) -> State {
         let State::Awake(up) = state else { return state };
         self.announce(Status::Recovering);
+        self.end_upload().await;
         let held = up.held.clone();
         let down = match suspend::take_down(*up).await {
             Ok((down, _)) => Box::new(down),
@@ -267,6 +391,7 @@ impl Task {
 
     async fn suspend(&mut self, state: State) -> (State, Result<(), BranchError>) {
         self.announce(Status::Suspending);
+        self.end_upload().await;
         let (state, outcome) = match self.try_suspend(state).await {
             Ok(()) => (State::Asleep, Ok(())),
             Err((state, error)) => {
@@ -311,7 +436,13 @@ impl Task {
         }
     }
 
-    fn announce_state(&self, state: &State) {
+    fn announce_state(&mut self, state: &State) {
+        if matches!(state, State::Awake(_)) && !matches!(*self.status.borrow(), Status::Awake(_)) {
+            let now = Instant::now();
+            let next = now + self.upload_interval.unwrap_or(Duration::ZERO);
+            self.uploads = Uploads { next, running: None, wal_position: None };
+            self.renewal = now + hold::renewal(&self.shared);
+        }
         self.announce(match state {
             State::Asleep => Status::Asleep,
             // Nobody knows its roles but itself: logins wait.
@@ -329,6 +460,16 @@ impl Task {
     fn announce(&self, status: Status) {
         self.status.send_replace(status);
     }
+}
+
+/// The outcome of the upload under way, once; never while there is none.
+async fn upload_ended(running: &mut Option<Saving>) -> Result<Option<Saved>, LifecycleError> {
+    let outcome = match running {
+        Some(saving) => saving.ended().await,
+        None => std::future::pending().await,
+    };
+    *running = None;
+    outcome
 }
 
 /// Resolves with a description when the compute ends by itself; never while there is none.

@@ -22,6 +22,20 @@ pub(super) async fn control_file(volume: &Volume) -> Result<ControlFile, Lifecyc
         .ok_or_else(|| LifecycleError::Other("global/pg_control has an unknown format".to_owned()))
 }
 
+/// The file that [`control_file_near`] reads.
+pub(super) async fn control_file_id(volume: &Volume) -> Result<FileId, LifecycleError> {
+    find(volume, ["global", "pg_control"]).await
+}
+
+/// As [`control_file`], of a running server that has just written it: the page is the branch's own.
+pub(super) fn control_file_near(volume: &Volume, id: FileId) -> Result<ControlFile, LifecycleError> {
+    let mut bytes = Vec::new();
+    let near = volume.read_near(&*volume.file(id)?, 0, PAGE_SIZE, &mut bytes)?;
+    near.then(|| ControlFile::from_bytes(&bytes))
+        .flatten()
+        .ok_or_else(|| LifecycleError::Other("global/pg_control cannot be read".to_owned()))
+}
+
 /// What a start of the volume's own `pg_wal` needs, for a cluster that was stopped cleanly.
 pub(crate) async fn segment_of_volume(volume: &Volume) -> Result<WalSegment, LifecycleError> {
     let control = control_file(volume).await?;
@@ -43,6 +57,72 @@ pub(super) fn segment_of_folder(control: &ControlFile, wal: &Path) -> Result<Wal
     segment(control, u32::from_ne_bytes(length))
 }
 
+/// Bytes of WAL that an upload of an awake branch takes. A checkpoint comes right before it.
+const MOST_WAL: usize = 256 << 20;
+/// `xlp_pageaddr` in a WAL page's header (`XLogPageHeaderData`, xlog_internal.h): where the page stands in the whole WAL.
+const PAGE_ADDRESS: std::ops::Range<usize> = 8..16;
+
+/// What a start of a copy of a running cluster needs: of each segment its first page, and every page from the last checkpoint's redo point up to
+/// where the server has written. A page that carries another address is a recycled segment's: the WAL ends before it. Blocking.
+pub(super) fn since_checkpoint(
+    control: &ControlFile,
+    folder: &Path,
+) -> Result<(Vec<WalSegment>, Vec<u8>), LifecycleError> {
+    let size = control.wal_segment_size;
+    let (mut segments, mut content) = (Vec::new(), Vec::new());
+    let mut first = PageNo::containing(control.redo_offset()).0;
+    for number in control.redo() / size.. {
+        let name = control.wal_file(number);
+        let path = folder.join(&name);
+        let failed = || LifecycleError::io(format!("cannot read {}", path.display()));
+        let file = match File::open(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !segments.is_empty() => break,
+            file => file.map_err(failed())?,
+        };
+        let (mut segment, mut page) = (WalSegment { name, size, pages: Vec::new() }, vec![0; PAGE_SIZE]);
+        for place in std::iter::once(0).chain(first.max(1)..PageNo::count_for(size)) {
+            file.read_exact_at(&mut page, PageNo(place).offset()).map_err(failed())?;
+            let address = u64::from_ne_bytes(page[PAGE_ADDRESS].try_into().expect("eight bytes"));
+            if address != number * size + PageNo(place).offset() {
+                break;
+            }
+            segment.pages.push(place);
+            content.extend_from_slice(&page);
+        }
+        if content.len() > MOST_WAL {
+            return Err(LifecycleError::Other("too much was written since its last checkpoint".to_owned()));
+        }
+        let ended = segment.pages.last().is_none_or(|last| *last + 1 < PageNo::count_for(size));
+        if !segment.pages.is_empty() {
+            segments.push(segment);
+        }
+        if ended {
+            break;
+        }
+        first = 0;
+    }
+    if segments.is_empty() {
+        return Err(LifecycleError::Other("the WAL of its last checkpoint is not there".to_owned()));
+    }
+    Ok((segments, content))
+}
+
+/// The kept pages of `segments`, one after another. Blocking.
+pub(super) fn read_pages(folder: &Path, segments: &[WalSegment]) -> Result<Vec<u8>, LifecycleError> {
+    let mut content = Vec::new();
+    for segment in segments {
+        let path = folder.join(&segment.name);
+        let failed = || LifecycleError::io(format!("cannot read {}", path.display()));
+        let file = File::open(&path).map_err(failed())?;
+        for page in &segment.pages {
+            let start = content.len();
+            content.resize(start + PAGE_SIZE, 0);
+            file.read_exact_at(&mut content[start..], PageNo(*page).offset()).map_err(failed())?;
+        }
+    }
+    Ok(content)
+}
+
 /// The segment whose last record, at the redo point, is `length` bytes long.
 fn segment(control: &ControlFile, length: u32) -> Result<WalSegment, LifecycleError> {
     let start = control.redo_offset();
@@ -62,10 +142,15 @@ fn segment(control: &ControlFile, length: u32) -> Result<WalSegment, LifecycleEr
 }
 
 async fn read_file(volume: &Volume, path: [&str; 2], offset: u64, length: usize) -> Result<Vec<u8>, LifecycleError> {
+    let id = find(volume, path).await?;
+    Ok(volume.read(&*volume.file(id)?, offset, length).await?)
+}
+
+async fn find(volume: &Volume, path: [&str; 2]) -> Result<FileId, LifecycleError> {
     let mut id = FileId::ROOT;
     for name in path {
         let listing = volume.listing(id).await?;
         id = volume.peek(id, name, &listing)?;
     }
-    Ok(volume.read(&*volume.file(id)?, offset, length).await?)
+    Ok(id)
 }

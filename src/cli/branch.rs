@@ -1,8 +1,8 @@
 //! `offshoot branch …`: asks the running server where there is one, the store otherwise.
 
 use super::{bytes, known_project, table, time};
-use crate::branch::BranchSummary;
-use crate::model::{BranchRef, Entropy, ProjectName};
+use crate::branch::{BranchSummary, Released};
+use crate::model::{Ambient, BranchRef, Entropy, ProjectName};
 use crate::settings::Settings;
 use crate::store::{Catalog, Store};
 use anyhow::{Context, bail};
@@ -55,6 +55,19 @@ pub(super) async fn suspend(settings: Settings, branch: BranchRef) -> anyhow::Re
         .context("no server answers at server.admin_listen; a branch is only awake on a running one")?;
     if !answer.status().is_success() {
         bail!("{}", answer.text().await?);
+    }
+    Ok(())
+}
+
+/// Takes a branch from a node that is gone.
+pub(super) async fn release(settings: Settings, branch: BranchRef) -> anyhow::Result<()> {
+    known_project(&settings, &branch.project)?;
+    let ambient = Ambient::system();
+    let catalog = Catalog::new(Store::open(&settings.store.url)?, ambient.entropy.clone());
+    match crate::branch::release(&catalog, &branch, ambient.clock.now(), settings.server.lease).await? {
+        Released::WasFree => println!("{branch} is held by no node"),
+        Released::AsOf(Some(at_ms)) => println!("{branch} goes on as it was uploaded at {}", time(at_ms)),
+        Released::AsOf(None) => println!("{branch} goes on as it was made: nothing of it was uploaded"),
     }
     Ok(())
 }

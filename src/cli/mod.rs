@@ -61,6 +61,11 @@ enum BranchCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Take a branch from a node that is gone: it goes on from its last upload, what was written after is given up
+    Release {
+        /// project@branch
+        branch: BranchRef,
+    },
     /// Put a branch to sleep now, ending its sessions
     Suspend {
         /// project@branch
@@ -106,6 +111,10 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
         Command::Branch(BranchCommand::List { project, json }) => {
             telemetry::init("warn,fuser=error");
             block_on(branch::list(settings, project, json))
+        }
+        Command::Branch(BranchCommand::Release { branch }) => {
+            telemetry::init("warn,fuser=error");
+            block_on(branch::release(settings, branch))
         }
         Command::Branch(BranchCommand::Suspend { branch }) => {
             telemetry::init("warn,fuser=error");

@@ -58,13 +58,37 @@ pub async fn read_cluster(socket: &Path, run_as: &str) -> Result<Cluster, Comput
     query(socket, read).await
 }
 
+/// Where the next WAL record will stand: it moves when anything is written that a crash would keep.
+pub async fn wal_position(socket: &Path, superuser: &str) -> Result<u64, ComputeError> {
+    let read = async {
+        let client = connect_anywhere(socket, superuser).await?;
+        let row = client.query_one("SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint", &[]).await?;
+        row.try_get::<_, i64>(0).map(|position| position as u64)
+    };
+    query(socket, read).await
+}
+
+/// Runs a checkpoint: everything written before is in the data files, and on disk, when it returns.
+pub async fn checkpoint(socket: &Path, superuser: &str, limit: Duration) -> Result<(), ComputeError> {
+    let run = async { connect_anywhere(socket, superuser).await?.batch_execute("CHECKPOINT").await };
+    within(limit, socket, run).await
+}
+
 async fn query<T>(
     socket: &Path,
     read: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Result<T, ComputeError> {
-    match tokio::time::timeout(QUERY_TIMEOUT, read).await {
-        Ok(read) => read.map_err(|source| ComputeError::Query { socket: socket.to_owned(), source }),
-        Err(_) => Err(ComputeError::QueryTimeout { socket: socket.to_owned(), limit: QUERY_TIMEOUT }),
+    within(QUERY_TIMEOUT, socket, read).await
+}
+
+async fn within<T>(
+    limit: Duration,
+    socket: &Path,
+    run: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, ComputeError> {
+    match tokio::time::timeout(limit, run).await {
+        Ok(outcome) => outcome.map_err(|source| ComputeError::Query { socket: socket.to_owned(), source }),
+        Err(_) => Err(ComputeError::QueryTimeout { socket: socket.to_owned(), limit }),
     }
 }
 

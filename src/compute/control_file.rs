@@ -79,9 +79,18 @@ impl ControlFile {
         }
     }
 
-    /// Name of the WAL file that holds the start of the last checkpoint (`XLogFileName` of xlog_internal.h).
+    /// Where the last checkpoint's redo point stands in the whole WAL.
+    pub fn redo(&self) -> u64 {
+        self.redo
+    }
+
+    /// Name of the WAL file that holds the start of the last checkpoint.
     pub fn checkpoint_wal_file(&self) -> String {
-        let segment = self.redo / self.wal_segment_size;
+        self.wal_file(self.redo / self.wal_segment_size)
+    }
+
+    /// Name of the `segment`-th WAL file of the last checkpoint's timeline (`XLogFileName` of xlog_internal.h).
+    pub fn wal_file(&self, segment: u64) -> String {
         let per_id = (1 << 32) / self.wal_segment_size;
         format!("{:08X}{:08X}{:08X}", self.timeline, segment / per_id, segment % per_id)
     }

@@ -22,7 +22,11 @@ pub(super) fn errno(error: &PageError) -> Errno {
             tracing::error!(%error, "this node's disk is full; make room in server.data_dir");
             Errno::ENOSPC
         }
-        PageError::Damaged { .. } | PageError::Store(_) | PageError::Local { .. } | PageError::Poisoned(_) => {
+        PageError::Cancelled
+        | PageError::Damaged { .. }
+        | PageError::Store(_)
+        | PageError::Local { .. }
+        | PageError::Poisoned(_) => {
             tracing::error!(%error, "a branch gets an I/O error");
             Errno::EIO
         }

@@ -46,6 +46,8 @@ fault_points! {
     LayerPut = "layer-put",
     /// A manifest is in the store; no head names it yet.
     ManifestPut = "manifest-put",
+    /// The head names the manifest of an upload of an awake branch.
+    UploadPublished = "upload-published",
     /// The head names the new manifest; the local folder is still there.
     HeadPublished = "head-published",
 }

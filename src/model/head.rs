@@ -36,6 +36,16 @@ pub struct SealedBase {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     pub node: NodeId,
+    /// The holder renews it well before. Once it is long over, the node may be taken for lost.
+    #[serde(default)]
+    pub lease_until_ms: UnixMs,
+}
+
+/// What the holder's delta is a difference to, where a background upload has moved the head's manifest on since.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochStart {
+    /// `None`: the base.
+    pub manifest: Option<ManifestRef>,
 }
 
 /// Where a branch's manifest is and what it must hash to.
@@ -65,8 +75,14 @@ pub struct BranchHead {
     /// Set before the first local write of an epoch, cleared by a complete upload: while set, the
     /// holder's disk has what the store has not.
     pub dirty: bool,
-    /// `None` until the first suspend: the branch is its base.
+    /// The last complete upload; `None` until the first one: the branch is its base.
     pub manifest: Option<ManifestRef>,
+    /// Set by the first background upload of an epoch, cleared by the suspend that ends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch_start: Option<EpochStart>,
+    /// When the last upload began: what was written since is on the holder's disk only. 0 where there was none.
+    #[serde(default)]
+    pub saved_at_ms: UnixMs,
     /// What it was made from, for people: `base 1`.
     pub parent: String,
     pub created_at_ms: UnixMs,
@@ -79,6 +95,14 @@ impl BranchHead {
     /// Whether `node` is the one that may write it.
     pub fn is_held_by(&self, node: &NodeId) -> bool {
         self.holder.as_ref().is_some_and(|holder| holder.node == *node)
+    }
+
+    /// The manifest that the present epoch began with: the holder's delta is a difference to it.
+    pub fn start_manifest(&self) -> Option<&ManifestRef> {
+        match &self.epoch_start {
+            Some(start) => start.manifest.as_ref(),
+            None => self.manifest.as_ref(),
+        }
     }
 
     /// The only format there is yet.

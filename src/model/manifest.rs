@@ -31,8 +31,9 @@ pub struct Cluster {
     pub settings: BTreeMap<String, String>,
 }
 
-/// The pages of the WAL segment that a start after a clean stop reads: the segment's first, whose header names it, and those
-/// of the shutdown checkpoint's record. Kept one after another as the pages of [`FileId::WAL`]; the rest of the segment is zeros.
+/// The pages of a WAL segment that a start reads: the segment's first, whose header names it, and after a clean stop those of the
+/// shutdown checkpoint's record, otherwise all from the last checkpoint on. Kept one after another as the pages of [`FileId::WAL`]; the
+/// rest of the segment is zeros.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WalSegment {
     /// File name, 24 hexadecimal digits.
@@ -150,7 +151,8 @@ pub struct BranchManifest {
     /// Flat and complete, oldest first: a read never walks ancestors.
     pub layers: Vec<LayerRef>,
     pub tree: TreeDiff,
-    pub wal: WalSegment,
+    /// One segment after a clean stop; from the last checkpoint on where the branch was uploaded while it was awake.
+    pub wal: Vec<WalSegment>,
     pub databases: Vec<Database>,
     pub roles: Vec<Role>,
 }

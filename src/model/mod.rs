@@ -12,7 +12,7 @@ mod role;
 mod secret;
 
 pub use ambient::{Ambient, Clock, Entropy, UnixMs};
-pub use head::{BranchHead, Holder, ManifestRef, ProjectHead, SealedBase};
+pub use head::{BranchHead, EpochStart, Holder, ManifestRef, ProjectHead, SealedBase};
 pub use id::{BaseId, BranchId, FileId, NodeId, Nonce, PAGE_SIZE, PageNo, SYMLINK_TARGET_MAX};
 pub use manifest::{
     BaseManifest, BranchManifest, Cluster, Database, Entry, FileKind, LayerRef, Origin, PackRef, Tombstone, TreeDiff,

@@ -82,9 +82,10 @@ impl LayerSet {
         Some(LayerPage(places[at]))
     }
 
-    /// The pages of `file` that a layer has, ascending.
-    pub fn pages(&self, file: FileId) -> impl Iterator<Item = u32> {
-        self.0.pages.get(&file).into_iter().flat_map(|places| places.iter().map(|place| place.page))
+    /// The pages of `file` whose newest layer is the one numbered `from` or a later one, ascending.
+    pub fn pages(&self, file: FileId, from: usize) -> impl Iterator<Item = u32> {
+        let places = self.0.pages.get(&file).into_iter().flat_map(|places| places.iter());
+        places.filter(move |place| place.layer as usize >= from).map(|place| place.page)
     }
 
     /// One past the last page that any layer has of `file`.

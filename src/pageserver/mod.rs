@@ -42,5 +42,5 @@ pub use file::DataFile;
 pub use index::Listing;
 pub use seal::{LINKED_FOLDERS, SealedParts, seal};
 pub use tree::Attributes;
-pub use upload::{PutLayer, Upload, build_upload};
-pub use volume::{Volume, VolumeSource};
+pub use upload::{PutLayer, Selection, Upload, build_snapshot_upload, build_upload};
+pub use volume::{Snapshot, Volume, VolumeSource};

@@ -41,6 +41,12 @@ impl PageSet {
         self.count - before
     }
 
+    /// One past the highest page; 0 for the empty set.
+    pub fn end(&self) -> u32 {
+        let last = self.words.iter().rposition(|word| *word != 0);
+        last.map_or(0, |index| (index as u32 + 1) * 64 - self.words[index].leading_zeros())
+    }
+
     /// Removes every page from `first` on; returns how many there were.
     pub fn truncate(&mut self, first: u32) -> u64 {
         let before = self.count;
@@ -139,6 +145,7 @@ mod tests {
                     }
                 }
                 assert_eq!(set.count(), model.len() as u64, "seed {seed}");
+                assert_eq!(set.end(), model.last().map_or(0, |last| last + 1), "seed {seed}");
                 let pages: Vec<u32> = set.runs().into_iter().flatten().collect();
                 assert_eq!(pages, model.iter().copied().collect::<Vec<_>>(), "seed {seed}");
                 let runs = set.runs();

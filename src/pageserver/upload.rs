@@ -2,15 +2,13 @@
 //!
 //! Synchronous, for a blocking thread. A layer is handed over as soon as it is [`LAYER_SIZE`] long, so memory stays bounded.
 
+use super::file::Carried;
 use super::layer::LayerWriter;
 use super::tree::Node;
-use super::volume::Volume;
+use super::volume::{Snapshot, Volume};
 use super::{DataFile, PageError};
-use crate::model::{FileId, LayerRef, PAGE_SIZE, PageNo, TreeDiff, WalSegment};
-use std::fs::File;
+use crate::model::{FileId, LayerRef, PAGE_SIZE, PageNo, TreeDiff};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 
@@ -28,15 +26,30 @@ pub struct Upload {
     pub tree: TreeDiff,
 }
 
-/// Builds the layers of everything the delta holds, and of the local WAL segment. Nothing may write to `volume` meanwhile.
-/// With `merge`, the pages of all former layers go into the new ones too. `key` names the n-th layer; requests run on `runtime`.
+/// Which pages an upload of a stopped branch carries.
+#[derive(Clone, Copy, Debug)]
+pub struct Selection {
+    /// Every own page; otherwise those that changed since the last upload.
+    pub all: bool,
+    /// Pages of the layers numbered so, as the volume was opened with, and later ones go into the new layers too.
+    pub merge_from: usize,
+}
+
+impl Selection {
+    /// What changed since the last upload, and no former layer.
+    pub const CHANGES: Selection = Selection { all: false, merge_from: usize::MAX };
+}
+
+/// Builds the layers of what the delta holds, and of `wal`: whole pages, numbered from 0 on. Nothing may write to `volume` meanwhile.
+/// `key` names the n-th layer; requests run on `runtime`.
 pub fn build_upload(
     volume: &Volume,
-    wal: (&WalSegment, &Path),
-    (merge, runtime): (bool, &Handle),
+    wal: &[u8],
+    (selection, runtime): (Selection, &Handle),
     key: impl Fn(usize) -> String,
     put: PutLayer<'_>,
 ) -> Result<Upload, PageError> {
+    let merges = selection.merge_from != usize::MAX;
     let (files, tree) = {
         let tree = volume.tree();
         let mut files: Vec<Arc<DataFile>> = tree
@@ -44,26 +57,27 @@ pub fn build_upload(
             .values()
             .filter(|node| node.linked && is_carried(node))
             .filter_map(|node| node.file.clone())
-            .filter(|file| merge || file.is_changed())
+            .filter(|file| merges || file.is_changed())
             .collect();
         files.sort_unstable_by_key(|file| file.id());
         (files, tree.diff(is_carried))
     };
     let mut layers = Layers { key: &key, put, finished: Vec::new(), writer: LayerWriter::new(key(0)) };
-    add_wal(&mut layers, wal.0, wal.1)?;
+    layers.wal(wal)?;
     for file in files {
-        let carried = file.pages_to_carry(&volume.ground);
-        let mut parts: Vec<(u32, Part)> = carried.own.into_iter().map(|run| (run.start, Part::Own(run))).collect();
-        parts.extend(carried.zeros.into_iter().map(|page| (page, Part::Zero)));
+        let carried = file.pages_to_carry(&volume.ground, selection.all);
+        let mut parts = parts_of(&carried);
         parts.extend(carried.cut.map(|page| (page, Part::Lower)));
-        if merge {
-            let former = file.layer_pages(&volume.ground).into_iter().filter(|page| Some(*page) != carried.cut);
-            parts.extend(former.map(|page| (page, Part::Lower)));
+        if merges {
+            let former = file.layer_pages(&volume.ground, selection.merge_from);
+            parts.extend(former.into_iter().filter(|page| Some(*page) != carried.cut).map(|page| (page, Part::Lower)));
         }
         parts.sort_unstable_by_key(|(page, _)| *page);
         for (page, part) in parts {
             match part {
-                Part::Own(run) => add_run(volume, &file, run, &mut layers)?,
+                Part::Own(run) => add_run(&mut layers, &file, run, |offset, length, buffer| {
+                    volume.read_near(&file, offset, length, buffer).map(|_| ())
+                })?,
                 Part::Lower => {
                     let mut content = runtime.block_on(volume.read(&file, PageNo(page).offset(), PAGE_SIZE))?;
                     content.resize(PAGE_SIZE, 0);
@@ -74,6 +88,38 @@ pub fn build_upload(
         }
     }
     Ok(Upload { layers: layers.finish()?, tree })
+}
+
+/// Builds the layers of a snapshot, whose branch goes on being written, and of `wal`, as [`build_upload`] does.
+pub fn build_snapshot_upload(
+    snapshot: &Snapshot,
+    wal: &[u8],
+    key: impl Fn(usize) -> String,
+    put: PutLayer<'_>,
+) -> Result<Vec<LayerRef>, PageError> {
+    let mut layers = Layers { key: &key, put, finished: Vec::new(), writer: LayerWriter::new(key(0)) };
+    layers.wal(wal)?;
+    for frozen in &snapshot.files {
+        for (page, part) in parts_of(&frozen.carried) {
+            match part {
+                Part::Own(run) => add_run(&mut layers, &frozen.file, run, |offset, length, buffer| {
+                    let first = PageNo::containing(offset).0;
+                    frozen.file.read_frozen(first..first + (length / PAGE_SIZE) as u32, &frozen.pages, buffer)
+                })?,
+                _ => layers.page(frozen.file.id(), PageNo(page), &[0; PAGE_SIZE])?,
+            }
+        }
+    }
+    layers.finish()
+}
+
+/// Own pages and zeros, by page.
+fn parts_of(carried: &Carried) -> Vec<(u32, Part)> {
+    let own = carried.own.iter().map(|run| (run.start, Part::Own(run.clone())));
+    let zeros = carried.zeros.iter().map(|page| (*page, Part::Zero));
+    let mut parts: Vec<(u32, Part)> = own.chain(zeros).collect();
+    parts.sort_unstable_by_key(|(page, _)| *page);
+    parts
 }
 
 /// Where pages of a new layer come from.
@@ -87,34 +133,27 @@ enum Part {
 }
 
 /// Whether a node goes into manifests: neither what every start makes anew, nor the node's own links.
-fn is_carried(node: &Node) -> bool {
+pub(super) fn is_carried(node: &Node) -> bool {
     !node.transient && (node.id >= FileId::FIRST || node.id == FileId::ROOT)
 }
 
-fn add_run(volume: &Volume, file: &DataFile, run: Range<u32>, layers: &mut Layers<'_>) -> Result<(), PageError> {
+/// Adds a run of own pages, which `read` reads: whole pages, the last page of a file filled up with zeros.
+fn add_run(
+    layers: &mut Layers<'_>,
+    file: &DataFile,
+    run: Range<u32>,
+    mut read: impl FnMut(u64, usize, &mut Vec<u8>) -> Result<(), PageError>,
+) -> Result<(), PageError> {
     let mut buffer = Vec::with_capacity(READ_PAGES as usize * PAGE_SIZE);
     let mut page = run.start;
     while page < run.end {
         let pages = READ_PAGES.min(run.end - page);
-        volume.read_near(file, PageNo(page).offset(), pages as usize * PAGE_SIZE, &mut buffer)?;
-        // The last page of a file may be short.
+        read(PageNo(page).offset(), pages as usize * PAGE_SIZE, &mut buffer)?;
         buffer.resize(pages as usize * PAGE_SIZE, 0);
         for (content, number) in buffer.chunks_exact(PAGE_SIZE).zip(page..) {
             layers.page(file.id(), PageNo(number), content)?;
         }
         page += pages;
-    }
-    Ok(())
-}
-
-fn add_wal(layers: &mut Layers<'_>, wal: &WalSegment, folder: &Path) -> Result<(), PageError> {
-    let path = folder.join(&wal.name);
-    let local = |e| PageError::local(&path, e);
-    let segment = File::open(&path).map_err(local)?;
-    let mut content = [0; PAGE_SIZE];
-    for (number, page) in (0..).zip(&wal.pages) {
-        segment.read_exact_at(&mut content, PageNo(*page).offset()).map_err(local)?;
-        layers.page(FileId::WAL, PageNo(number), &content)?;
     }
     Ok(())
 }
@@ -127,6 +166,13 @@ struct Layers<'a> {
 }
 
 impl Layers<'_> {
+    fn wal(&mut self, pages: &[u8]) -> Result<(), PageError> {
+        for (number, content) in (0..).zip(pages.chunks_exact(PAGE_SIZE)) {
+            self.page(FileId::WAL, PageNo(number), content)?;
+        }
+        Ok(())
+    }
+
     fn page(&mut self, file: FileId, page: PageNo, content: &[u8]) -> Result<(), PageError> {
         self.writer.page(file, page, content);
         if self.writer.len() >= LAYER_SIZE { self.close() } else { Ok(()) }

@@ -138,6 +138,8 @@ mod tests {
         let project = ProjectSettings {
             name: "shop".parse().expect("valid"),
             idle_timeout: std::time::Duration::from_secs(1),
+            upload_interval: None,
+            durability: Default::default(),
             max_branches: 1,
             parameters: Default::default(),
             users: user.into_iter().collect(),

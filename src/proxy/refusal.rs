@@ -128,9 +128,10 @@ fn branch_sqlstate(error: &BranchError) -> &'static str {
         BranchError::UnknownDatabase { .. }
         | BranchError::AmbiguousDatabase { .. }
         | BranchError::UnknownProject { .. }
+        | BranchError::NoBranch { .. }
         | BranchError::NoBase { .. } => "3D000",
         BranchError::TooManyBranches { .. } => "53400",
-        BranchError::HeldElsewhere { .. } => "55006",
+        BranchError::HeldElsewhere { .. } | BranchError::LeaseValid { .. } => "55006",
         BranchError::Stopping => "57P03",
         BranchError::Start { .. } | BranchError::LocalDataLost { .. } => "58000",
         BranchError::Store { .. } => "58030",
@@ -153,12 +154,16 @@ fn branch_hint(error: &BranchError) -> Option<String> {
                 "delete branches (`offshoot branch list {project}` shows them), or raise the project's max_branches"
             )
         }
-        BranchError::HeldElsewhere { .. } => {
+        BranchError::HeldElsewhere { branch, lost: true, .. } => format!(
+            "bring that node back, or run `offshoot branch release {branch}`: it goes on from its last upload, and what was written after is given up"
+        ),
+        BranchError::NoBranch { .. } => "`offshoot branch list` shows those there are".to_owned(),
+        BranchError::HeldElsewhere { .. } | BranchError::LeaseValid { .. } => {
             "connect through the node that has it, or try again once the branch fell asleep there".to_owned()
         }
-        BranchError::LocalDataLost { .. } => {
-            "restore the node's server.data_dir, or give the branch up and use another name".to_owned()
-        }
+        BranchError::LocalDataLost { branch } => format!(
+            "restore the node's server.data_dir, or run `offshoot branch release {branch}`: it goes on from its last upload"
+        ),
         BranchError::Stopping => "connect again once the node is back".to_owned(),
         BranchError::Start { branch, .. } => {
             format!("try again; the server's log on the node has the details of branch {branch}")

@@ -47,6 +47,9 @@ pub struct ServerSettings {
     pub handshake_timeout: Duration,
     /// Clients that may be in their handshake at once; the next one is refused.
     pub max_handshakes: usize,
+    /// How long after a node was last heard of its branches may be taken from it.
+    #[serde(with = "duration")]
+    pub lease: Duration,
 }
 
 impl Default for ServerSettings {
@@ -60,6 +63,7 @@ impl Default for ServerSettings {
             require_tls: false,
             handshake_timeout: Duration::from_secs(10),
             max_handshakes: 256,
+            lease: Duration::from_secs(60),
         }
     }
 }
@@ -107,6 +111,12 @@ pub struct ProjectSettings {
     /// How long a branch without a session stays awake.
     #[serde(with = "duration", default = "default_idle_timeout")]
     pub idle_timeout: Duration,
+    /// How often an awake branch is uploaded, so that losing its node loses no more; `None`: only when it falls asleep.
+    #[serde(with = "interval", default = "default_upload_interval")]
+    pub upload_interval: Option<Duration>,
+    /// What a crash may take.
+    #[serde(default)]
+    pub durability: Durability,
     /// Most branches at a time; a connect that would make one more is refused.
     #[serde(default = "default_max_branches")]
     pub max_branches: usize,
@@ -116,6 +126,18 @@ pub struct ProjectSettings {
     /// Who may log in beside the roles of the base.
     #[serde(default, rename = "user")]
     pub users: Vec<UserSettings>,
+}
+
+/// What the branches of a project survive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// Every acknowledged commit survives a killed daemon, a killed compute and a power cut.
+    #[default]
+    Durable,
+    /// Nothing is synced: a branch whose daemon or machine did not stop cleanly goes back to where it last fell asleep. For
+    /// databases of tests.
+    Ephemeral,
 }
 
 /// `[[project.user]]`: a login for a role that has no password in the base. The role itself must exist there.
@@ -136,6 +158,10 @@ fn default_idle_timeout() -> Duration {
     Duration::from_secs(300)
 }
 
+fn default_upload_interval() -> Option<Duration> {
+    Some(Duration::from_secs(300))
+}
+
 fn default_max_branches() -> usize {
     1000
 }
@@ -149,5 +175,22 @@ mod duration {
         let text = String::deserialize(deserializer)?;
         humantime::parse_duration(&text)
             .map_err(|e| D::Error::custom(format!("{text:?} is not a duration like \"5m\": {e}")))
+    }
+}
+
+/// A duration, or `off`.
+mod interval {
+    use serde::{Deserialize, Deserializer, de::Error};
+    use std::time::Duration;
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match humantime::parse_duration(&text) {
+            _ if text == "off" => Ok(None),
+            Ok(interval) if interval >= Duration::from_secs(1) => Ok(Some(interval)),
+            _ => Err(D::Error::custom(format!(
+                "{text:?} is neither a duration like \"5m\", at least a second, nor \"off\""
+            ))),
+        }
     }
 }

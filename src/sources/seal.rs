@@ -10,6 +10,7 @@ use crate::branch::{LifecycleError, wal};
 use crate::compute;
 use crate::model::{BaseManifest, Cluster, SealedBase};
 use crate::pageserver::{self, PageCache, SealedParts, StagedBase, Volume, VolumeSource};
+use crate::settings::Durability;
 use crate::store::{Catalog, keys};
 use std::path::Path;
 use std::sync::Arc;
@@ -43,7 +44,7 @@ pub(super) async fn seal(sealing: Sealing<'_>, scratch: &Path) -> Result<(Sealed
         tree: None,
         links: &[("pg_dynshmem", &dynshmem)],
     };
-    let volume = Arc::new(Volume::open(cache, volume_source, place.disk()?, "import").await?);
+    let volume = Arc::new(Volume::open(cache, volume_source, place.disk(Durability::Durable)?, "import").await?);
     for name in HOSTILE {
         volume.remove_root_file(name).await?;
     }

@@ -58,6 +58,11 @@ pub fn layer(branch: &BranchId, epoch: u64, seq: u64, nonce: &Nonce) -> String {
     format!("v1/branch/{branch}/layer/{epoch:08}-{seq:08}-{nonce}")
 }
 
+/// What the keys of all layers of one upload have in common and no others': their nonce.
+pub fn upload_of(layer: &str) -> &str {
+    layer.rsplit('-').next().unwrap_or(layer)
+}
+
 /// Where the start-up probe writes; removed by it.
 pub fn probe(nonce: &Nonce) -> String {
     format!("v1/probe/{nonce}")

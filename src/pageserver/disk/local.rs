@@ -10,13 +10,26 @@ use std::sync::Arc;
 /// A folder, made when it is opened.
 pub struct LocalDisk {
     folder: PathBuf,
+    /// Whether a sync waits for the disk. Without, what is written survives this process, but not the machine.
+    syncs: bool,
+}
+
+/// A file that is synced only where its disk is.
+struct LocalFile {
+    file: File,
+    syncs: bool,
 }
 
 impl LocalDisk {
     /// Makes `folder` if it is missing.
     pub fn open(folder: &Path) -> io::Result<LocalDisk> {
         std::fs::create_dir_all(folder)?;
-        Ok(LocalDisk { folder: folder.to_owned() })
+        Ok(LocalDisk { folder: folder.to_owned(), syncs: true })
+    }
+
+    /// As [`LocalDisk::open`], of a folder whose content may be lost with the machine.
+    pub fn open_ephemeral(folder: &Path) -> io::Result<LocalDisk> {
+        Ok(LocalDisk { syncs: false, ..Self::open(folder)? })
     }
 }
 
@@ -24,7 +37,7 @@ impl Disk for LocalDisk {
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let path = self.folder.join(name);
         let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)?;
-        Ok(Arc::new(file))
+        Ok(Arc::new(LocalFile { file, syncs: self.syncs }))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -40,7 +53,7 @@ impl Disk for LocalDisk {
     }
 
     fn sync_names(&self) -> io::Result<()> {
-        File::open(&self.folder)?.sync_all()
+        if self.syncs { File::open(&self.folder)?.sync_all() } else { Ok(()) }
     }
 
     fn folder(&self) -> &Path {
@@ -48,11 +61,11 @@ impl Disk for LocalDisk {
     }
 }
 
-impl DiskFile for File {
+impl DiskFile for LocalFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut filled = 0;
         while filled < buffer.len() {
-            match FileExt::read_at(self, &mut buffer[filled..], offset + filled as u64) {
+            match FileExt::read_at(&self.file, &mut buffer[filled..], offset + filled as u64) {
                 Ok(0) => break,
                 Ok(length) => filled += length,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
@@ -63,18 +76,18 @@ impl DiskFile for File {
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        FileExt::write_all_at(self, bytes, offset)
+        FileExt::write_all_at(&self.file, bytes, offset)
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
-        File::set_len(self, bytes)
+        self.file.set_len(bytes)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.sync_data()
+        if self.syncs { self.file.sync_data() } else { Ok(()) }
     }
 }

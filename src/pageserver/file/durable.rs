@@ -62,6 +62,7 @@ impl DataFile {
         match change {
             Change::Truncate { size, .. } => {
                 let gone = state.present.truncate(PageNo::count_for(*size));
+                state.unpublished.truncate(PageNo::count_for(*size));
                 ground.own_pages.fetch_sub(gone, Ordering::Relaxed);
                 state.lower_limit = state.lower_limit.min(*size);
                 state.was_cut = true;
@@ -71,6 +72,7 @@ impl DataFile {
             Change::Pages { runs, .. } => {
                 self.overlay(ground, &mut state)?;
                 for run in runs {
+                    state.unpublished.insert(run.clone());
                     let added = state.present.insert(run.clone());
                     ground.own_pages.fetch_add(added, Ordering::Relaxed);
                 }

@@ -7,10 +7,13 @@
 //! named as [`Need`]s, fetched by the caller, and passed in at the next try.
 
 mod durable;
+mod frozen;
 mod names_on_disk;
 mod read;
 mod write;
 
+use frozen::Frozen;
+pub(super) use frozen::FrozenPages;
 pub(super) use names_on_disk::NamesOnDisk;
 
 use super::PageError;
@@ -22,6 +25,7 @@ use super::page_set::PageSet;
 use crate::model::{FileId, Origin, PAGE_SIZE, PageNo};
 use bytes::Bytes;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -56,6 +60,12 @@ struct State {
     was_cut: bool,
     /// Present, but in no journal record yet.
     unjournaled: PageSet,
+    /// Present, and changed since the last upload.
+    unpublished: PageSet,
+    /// What uploads since the file was opened carried: a layer has these pages, though `Ground::layers` does not know it.
+    published: PageSet,
+    /// While an upload reads it: what must be kept as it was.
+    frozen: Option<Frozen>,
     journaled_size: u64,
     /// The journal knows this file.
     known: bool,
@@ -64,9 +74,10 @@ struct State {
 }
 
 /// What a layer must have of a file.
+#[derive(Debug, Default)]
 pub(super) struct Carried {
     /// Pages of the overlay file.
-    pub own: Vec<std::ops::Range<u32>>,
+    pub own: Vec<Range<u32>>,
     /// Pages that a layer or the base has, but that this branch cut off and grew over.
     pub zeros: Vec<u32>,
     /// The page that such a cut went through: its head is still what lies below.
@@ -122,6 +133,9 @@ impl DataFile {
             present: PageSet::default(),
             was_cut: false,
             unjournaled: PageSet::default(),
+            unpublished: PageSet::default(),
+            published: PageSet::default(),
+            frozen: None,
             journaled_size: size,
             known,
             overlay: None,
@@ -152,6 +166,7 @@ impl DataFile {
     pub(super) fn make_durable(&self) {
         let mut state = self.write_lock();
         state.unjournaled = state.present.clone();
+        state.unpublished = state.present.clone();
         state.journaled_size = 0;
         self.transient.store(false, Ordering::Relaxed);
     }
@@ -173,6 +188,11 @@ impl DataFile {
         })
     }
 
+    /// Pages that no upload carried as they are now.
+    pub(super) fn unpublished_pages(&self) -> u64 {
+        if self.is_transient() { 0 } else { self.read_lock().unpublished.count() }
+    }
+
     /// Its record in the base, for a manifest.
     pub(super) fn origin(&self) -> Option<Origin> {
         let (parent, name) = self.origin.as_ref()?;
@@ -184,31 +204,16 @@ impl DataFile {
         self.read_lock().base
     }
 
-    /// What a new layer must have of this file.
-    pub(super) fn pages_to_carry(&self, ground: &Ground) -> Carried {
-        let state = self.read_lock();
-        let end = PageNo::count_for(state.size);
-        let lower_end = ground.layers.end(self.id).max(state.base.map_or(0, |extent| PageNo::count_for(extent.size)));
-        let hidden_from = PageNo::count_for(state.lower_limit);
-        let cut = (state.lower_limit / PAGE_SIZE as u64) as u32;
-        let shows_through = |page: u32| page < lower_end && !state.present.contains(page);
-        let mut own = state.present.runs();
-        own.retain_mut(|run| {
-            run.end = run.end.min(end);
-            run.start < run.end
-        });
-        Carried {
-            own,
-            zeros: (hidden_from..end.min(lower_end)).filter(|page| shows_through(*page)).collect(),
-            cut: (cut < hidden_from && state.size > state.lower_limit && shows_through(cut)).then_some(cut),
-        }
+    /// What a new layer must have of this file: all own pages, or those that changed since the last upload.
+    pub(super) fn pages_to_carry(&self, ground: &Ground, all: bool) -> Carried {
+        carried(&self.read_lock(), &ground.layers, self.id, all)
     }
 
-    /// Pages that show through from a layer.
-    pub(super) fn layer_pages(&self, ground: &Ground) -> Vec<u32> {
+    /// Pages that show through from the layers numbered `from` and up.
+    pub(super) fn layer_pages(&self, ground: &Ground, from: usize) -> Vec<u32> {
         let state = self.read_lock();
         let visible = |page: &u32| PageNo(*page).offset() < state.lower_limit && !state.present.contains(*page);
-        ground.layers.pages(self.id).filter(visible).collect()
+        ground.layers.pages(self.id, from).filter(visible).collect()
     }
 
     fn read_lock(&self) -> RwLockReadGuard<'_, State> {
@@ -221,6 +226,25 @@ impl DataFile {
 
     fn local(&self, error: std::io::Error) -> PageError {
         PageError::local(format!("overlay of {:?}", self.id), error)
+    }
+}
+
+fn carried(state: &State, layers: &LayerSet, id: FileId, all: bool) -> Carried {
+    let end = PageNo::count_for(state.size);
+    let in_base = state.base.map_or(0, |extent| PageNo::count_for(extent.size));
+    let lower_end = layers.end(id).max(in_base).max(state.published.end());
+    let hidden_from = PageNo::count_for(state.lower_limit);
+    let cut = (state.lower_limit / PAGE_SIZE as u64) as u32;
+    let shows_through = |page: u32| page < lower_end && !state.present.contains(page);
+    let mut own = if all { state.present.runs() } else { state.unpublished.runs() };
+    own.retain_mut(|run| {
+        run.end = run.end.min(end);
+        run.start < run.end
+    });
+    Carried {
+        own,
+        zeros: (hidden_from..end.min(lower_end)).filter(|page| shows_through(*page)).collect(),
+        cut: (cut < hidden_from && state.size > state.lower_limit && shows_through(cut)).then_some(cut),
     }
 }
 

@@ -49,6 +49,7 @@ impl DataFile {
             return Ok(needs);
         }
         let overlay = self.overlay(ground, &mut state)?;
+        self.keep_frozen(ground, &mut state, first.0..last.0 + 1);
         for (page, content) in &mut edges {
             let (from, to) = (page.offset().max(offset), (page.offset() + PAGE_SIZE as u64).min(end));
             content[(from - page.offset()) as usize..(to - page.offset()) as usize]
@@ -69,6 +70,27 @@ impl DataFile {
         Ok(Vec::new())
     }
 
+    /// Makes a page the branch's own as it is, so that what lies below no longer shows through. Not empty: what must be fetched first.
+    pub(in crate::pageserver) fn own_page(
+        &self,
+        ground: &Ground,
+        page: PageNo,
+        fetched: &Fetched,
+    ) -> Result<Vec<Need>, PageError> {
+        let mut state = self.write_lock();
+        if state.poisoned || state.present.contains(page.0) || page.offset() >= state.size {
+            return Ok(Vec::new());
+        }
+        let length = (PAGE_SIZE as u64).min(state.size - page.offset()) as usize;
+        let (mut content, mut needs) = (vec![0; length], Vec::new());
+        self.read_lower(ground, &state, fetched, (&mut content, page.offset()), &mut None, &mut needs)?;
+        if needs.is_empty() {
+            self.overlay(ground, &mut state)?.write_all_at(&content, page.offset()).map_err(|e| self.local(e))?;
+            self.mark_present(ground, &mut state, page.0..page.0 + 1);
+        }
+        Ok(needs)
+    }
+
     fn mark_present(&self, ground: &Ground, state: &mut State, pages: std::ops::Range<u32>) {
         self.introduce(ground, state);
         let mut page = pages.start;
@@ -79,6 +101,7 @@ impl DataFile {
             }
             page += run;
         }
+        state.unpublished.insert(pages.clone());
         let added = state.present.insert(pages);
         ground.own_pages.fetch_add(added, Ordering::Relaxed);
     }
@@ -130,6 +153,7 @@ impl DataFile {
         if cuts_durable_pages && !self.is_transient() {
             ground.journal.commit()?;
         }
+        self.keep_frozen(ground, &mut state, PageNo::containing(size).0..u32::MAX);
         if let Some(overlay) = &state.overlay {
             let length = overlay.len().map_err(|e| self.local(e))?;
             if length > size {
@@ -137,8 +161,13 @@ impl DataFile {
             }
         }
         state.unjournaled.truncate(kept);
+        state.unpublished.truncate(kept);
         let gone = state.present.truncate(kept);
         ground.own_pages.fetch_sub(gone, Ordering::Relaxed);
+        if state.present.contains(PageNo::containing(size).0) {
+            // Its tail is zeros from now on, whatever an upload carried of it.
+            state.unpublished.insert(PageNo::containing(size).0..kept);
+        }
         state.lower_limit = state.lower_limit.min(size);
         state.was_cut = true;
         state.size = size;

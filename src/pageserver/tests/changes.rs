@@ -8,6 +8,7 @@ use crate::pageserver::{Listing, NameProblem, PageError, Volume, VolumeSource};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Writes far behind the end stay below this.
 const LARGEST: u64 = 600_000;
@@ -25,7 +26,7 @@ pub struct Run<'f> {
     pub delta: SimulatedDisk,
     pub delta_number: u64,
     pub uploads: u64,
-    volume: Option<Volume>,
+    volume: Option<Arc<Volume>>,
     /// References that the kernel has beyond the name.
     held: HashMap<FileId, u64>,
     /// Files without a name that the kernel still refers to.
@@ -34,7 +35,13 @@ pub struct Run<'f> {
 
 impl<'f> Run<'f> {
     pub fn new(fixture: &'f Fixture, seed: u64) -> Run<'f> {
-        let mut run = Run {
+        let mut run = Run::unopened(fixture, seed);
+        run.open();
+        run
+    }
+
+    fn unopened(fixture: &'f Fixture, seed: u64) -> Run<'f> {
+        Run {
             fixture,
             seed,
             random: StdRng::seed_from_u64(seed),
@@ -47,12 +54,19 @@ impl<'f> Run<'f> {
             volume: None,
             held: HashMap::new(),
             orphans: Vec::new(),
-        };
+        }
+    }
+
+    /// A node that has nothing but what was uploaded: `model` is what it must find.
+    pub fn of_upload(fixture: &'f Fixture, seed: u64, upload: (Model, Vec<LayerRef>, TreeDiff)) -> Run<'f> {
+        let (model, layers, tree) = upload;
+        let mut run = Run::unopened(fixture, seed);
+        (run.model, run.layers, run.tree) = (model, layers, Some(tree));
         run.open();
         run
     }
 
-    pub fn volume(&self) -> &Volume {
+    pub fn volume(&self) -> &Arc<Volume> {
         self.volume.as_ref().unwrap()
     }
 
@@ -63,7 +77,7 @@ impl<'f> Run<'f> {
 
     /// Goes on with a volume that was opened elsewhere.
     pub fn replace_volume(&mut self, volume: Volume) {
-        self.volume = Some(volume);
+        self.volume = Some(Arc::new(volume));
     }
 
     /// Writes a file of the root's `directory`, making both if need be.
@@ -94,7 +108,8 @@ impl<'f> Run<'f> {
         let name = format!("delta {}", self.delta_number);
         let opening = Volume::open(self.fixture.cache.clone(), source, self.delta.open(), &name);
         let opened = self.fixture.runtime.block_on(opening);
-        self.volume = Some(opened.unwrap_or_else(|e| panic!("seed {}: it does not open: {e}", self.seed)));
+        let volume = opened.unwrap_or_else(|e| panic!("seed {}: it does not open: {e}", self.seed));
+        self.volume = Some(Arc::new(volume));
         self.held.clear();
         self.orphans.clear();
     }

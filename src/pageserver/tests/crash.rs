@@ -16,7 +16,7 @@ fn a_file_whose_sync_failed_takes_no_write_until_it_is_opened_anew() {
         let mut run = Run::new(&fixture, seed);
         (0..40).for_each(|_| run.step());
         run.put_file("base", "broken", b"before");
-        let path = vec!["base".to_owned(), "broken".to_owned()];
+        let path = ["base", "broken"];
         let id = run.model.names()[&path.join("/")].id;
         let file = run.volume().file(id).expect("it is a file");
         run.delta.set_broken(true);

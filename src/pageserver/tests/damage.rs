@@ -29,7 +29,7 @@ fn a_damaged_layer_is_noticed() {
         for _ in 0..6 {
             run.step();
         }
-        run.suspend();
+        while !run.suspend() {}
         let layers: Vec<String> = run.layers.iter().map(|layer| layer.key.clone()).collect();
         for key in layers {
             try_damages(&fixture, &key, seed, || read_all(&run));

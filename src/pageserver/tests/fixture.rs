@@ -1,8 +1,8 @@
 //! What every test of the page server starts from: a runtime, a `file://` store, and a small base in it.
 
 use super::model::{Model, Named};
-use crate::model::{BaseId, FileId, PAGE_SIZE, ProjectName, WalSegment};
-use crate::pageserver::{Base, BaseWriter, PageCache, StagedBase};
+use crate::model::{BaseId, FileId, LayerRef, PAGE_SIZE, ProjectName, WalSegment};
+use crate::pageserver::{Base, BaseWriter, PageCache, PageError, StagedBase};
 use crate::store::Store;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -118,6 +118,21 @@ pub fn bytes(random: &mut StdRng, length: usize) -> Vec<u8> {
     }
     bytes.iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = 1);
     bytes
+}
+
+/// Some pages of WAL.
+pub fn wal_pages(random: &mut StdRng) -> Vec<u8> {
+    let pages = random.random_range(1..8);
+    bytes(random, pages * PAGE_SIZE)
+}
+
+/// Puts finished layers into the fixture's store.
+pub fn putting(fixture: &Fixture) -> impl FnMut(LayerRef, Vec<u8>) -> Result<(), PageError> {
+    let (handle, store) = (fixture.runtime.handle().clone(), fixture.store.clone());
+    move |layer, bytes| {
+        assert_eq!(layer.bytes, bytes.len() as u64);
+        Ok(handle.block_on(store.create(&layer.key, bytes))?)
+    }
 }
 
 /// A segment of 8 pages in `folder`, what is kept of it, and what must come back.

@@ -1,12 +1,12 @@
 //! A volume's life: random changes, and in between suspends, kills and power cuts, after each of which it is compared with the model.
 
 use super::changes::Run;
-use super::fixture::{Fixture, wal_segment};
+use super::fixture::{Fixture, putting, wal_pages};
 use super::model::{Model, Names, assert_same, is_transient};
 use super::seeds;
-use crate::model::FileId;
-use crate::pageserver::build_upload;
+use crate::model::{FileId, LayerRef, PAGE_SIZE};
 use crate::pageserver::disk::simulated::SimulatedDisk;
+use crate::pageserver::{PageError, Selection, build_snapshot_upload, build_upload};
 use rand::RngExt;
 use std::rc::Rc;
 
@@ -18,8 +18,9 @@ fn a_volume_is_what_was_written_through_suspends_kills_and_power_cuts() {
         let steps = run.random.random_range(50..250);
         for _ in 0..steps {
             match run.random.random_range(0..60) {
-                0..2 => run.suspend(),
+                0..2 => drop(run.suspend()),
                 2 => run.crash(false),
+                4..7 => run.upload_awake(),
                 3 => run.crash(true),
                 _ => run.step(),
             }
@@ -57,7 +58,8 @@ fn a_volume_is_what_was_written_through_any_number_of_layers() {
 
 impl Run<'_> {
     /// Uploads the delta and opens what was uploaded, on a delta folder that is empty or holds an older delta.
-    pub fn suspend(&mut self) {
+    /// False where the upload came to nothing, as every now and then.
+    pub fn suspend(&mut self) -> bool {
         /// More than production keeps, so that merges come early and late.
         const MAX_LAYERS: usize = 20;
         if self.random.random() {
@@ -66,29 +68,26 @@ impl Run<'_> {
         if self.random.random_range(0..4) == 0 {
             self.volume().sync_all().expect("it can be synced");
         }
-        let folder = self.fixture.place(&format!("wal-{}", self.seed));
-        let (wal, kept) = wal_segment(&mut self.random, &folder);
+        let kept = wal_pages(&mut self.random);
         let merge = self.layers.len() >= MAX_LAYERS || self.random.random_range(0..12) == 0;
         self.tell(format_args!("suspend, {} layers, merge: {merge}", self.layers.len()));
-        self.uploads += 1;
-        let (seed, number) = (self.seed, self.uploads);
-        let key = move |part: usize| format!("v1/branch/b{seed}/layer/{number:08}-{part:08}-n");
-        let (handle, store) = (self.fixture.runtime.handle(), &self.fixture.store);
-        let mut put = |layer: crate::model::LayerRef, bytes: Vec<u8>| {
-            assert_eq!(layer.bytes, bytes.len() as u64);
-            Ok(handle.block_on(store.create(&layer.key, bytes))?)
+        let key = self.layer_key();
+        let (seed, handle) = (self.seed, self.fixture.runtime.handle());
+        let uploaded = self.volume().uploaded();
+        let selection = match merge {
+            true => Selection { all: true, merge_from: self.random.random_range(0..=self.layers.len()) },
+            false => Selection { all: uploaded.is_empty() || self.random.random(), ..Selection::CHANGES },
         };
-        let upload = build_upload(self.volume(), (&wal, &folder), (merge, handle), key, &mut put);
+        let upload = build_upload(self.volume(), &kept, (selection, handle), key, &mut putting(self.fixture));
         let upload = upload.unwrap_or_else(|e| panic!("seed {seed}: it cannot be uploaded: {e}"));
         if self.random.random_range(0..10) == 0 {
             self.tell(format_args!("the upload is lost"));
-            return;
+            return false;
         }
         self.delta_number += 1;
         self.close();
-        if merge {
-            self.layers.clear();
-        }
+        self.layers.truncate(selection.merge_from);
+        self.layers.extend(uploaded.into_iter().filter(|_| !selection.all));
         self.layers.extend(upload.layers);
         self.tree = Some(upload.tree);
         if self.random.random_range(0..3) > 0 {
@@ -96,10 +95,52 @@ impl Run<'_> {
         }
         self.open();
         assert_eq!(self.volume().own_pages(), 0, "seed {seed}: a fresh delta has pages");
-        let found = self.fixture.runtime.block_on(self.volume().read_wal(wal.pages.len())).expect("WAL can be read");
+        let found =
+            self.fixture.runtime.block_on(self.volume().read_wal(kept.len() / PAGE_SIZE)).expect("WAL can be read");
         assert_same(&found, &kept, format_args!("seed {seed}: the WAL segment"));
         self.compare();
         self.take_as_durable();
+        true
+    }
+
+    /// Names for the layers of the next upload.
+    fn layer_key(&mut self) -> impl Fn(usize) -> String + use<> {
+        self.uploads += 1;
+        let (seed, number) = (self.seed, self.uploads);
+        move |part: usize| format!("v1/branch/b{seed}/layer/{number:08}-{part:08}-n")
+    }
+
+    /// Uploads a moment while the volume goes on being changed, and opens elsewhere what was uploaded, as after the loss of the node.
+    pub fn upload_awake(&mut self) {
+        let kept = wal_pages(&mut self.random);
+        let all = self.random.random_range(0..4) == 0;
+        self.tell(format_args!("upload awake, all: {all}"));
+        let key = self.layer_key();
+        let handle = self.fixture.runtime.handle().clone();
+        let frozen = self.volume().freeze(all, &handle, || Ok::<_, PageError>(()));
+        let (snapshot, ()) = frozen.unwrap_or_else(|e| panic!("seed {}: it cannot be frozen: {e}", self.seed));
+        let moment = self.model.latest();
+        (0..self.random.random_range(0..30)).for_each(|_| self.step());
+        let mut part = 0;
+        let fixture = self.fixture;
+        let mut put = |layer: LayerRef, bytes: Vec<u8>| {
+            part += 1;
+            putting(fixture)(layer, bytes)
+        };
+        let layers = build_snapshot_upload(&snapshot, &kept, key, &mut put);
+        let layers = layers.unwrap_or_else(|e| panic!("seed {}: it cannot be uploaded: {e}", self.seed));
+        let tree = snapshot.tree().clone();
+        (0..self.random.random_range(0..10)).for_each(|_| self.step());
+        if self.random.random_range(0..5) == 0 {
+            self.tell(format_args!("the upload is given up"));
+            return;
+        }
+        snapshot.published(layers);
+        let all_layers: Vec<LayerRef> = self.layers.iter().cloned().chain(self.volume().uploaded()).collect();
+        let elsewhere = Run::of_upload(self.fixture, self.seed, (moment, all_layers, tree));
+        elsewhere.compare();
+        let found = handle.block_on(elsewhere.volume().read_wal(kept.len() / PAGE_SIZE)).expect("WAL can be read");
+        assert_same(&found, &kept, format_args!("seed {}: the WAL", self.seed));
     }
 
     /// Everything is as the model says, but for what is transient, which is gone.

@@ -38,6 +38,12 @@ impl Model {
         self.files[&id].last().unwrap()
     }
 
+    /// As everything is now, without its history.
+    pub fn latest(&self) -> Model {
+        let files = self.files.iter().map(|(id, versions)| (*id, versions.last().into_iter().cloned().collect()));
+        Model { names: vec![Rc::new(self.names().clone())], empty: Rc::default(), files: files.collect() }
+    }
+
     /// These names are durable.
     pub fn start_names(&mut self, names: Names) {
         self.names = vec![Rc::new(names)];

@@ -25,7 +25,7 @@ fn a_sealed_base_is_what_the_volume_was() {
         let mut run = Run::new(&fixture, seed);
         for _ in 0..run.random.random_range(0..80) {
             match run.random.random_range(0..40) {
-                0 => run.suspend(),
+                0 => drop(run.suspend()),
                 1 => run.crash(false),
                 _ => run.step(),
             }

@@ -6,6 +6,9 @@
 
 mod names;
 mod open;
+mod snapshot;
+
+pub use snapshot::Snapshot;
 
 use super::base::{Base, Extent};
 use super::file::{DataFile, Fetched, Ground, Need};
@@ -17,7 +20,7 @@ use crate::model::{FileId, FileKind, LayerRef, PAGE_SIZE, TreeDiff};
 use futures::future::try_join_all;
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use tokio::sync::watch;
 
 /// What a volume is opened from.
@@ -37,6 +40,10 @@ pub struct VolumeSource<'a> {
 pub struct Volume {
     pub(super) ground: Ground,
     tree: Mutex<Tree>,
+    /// Whoever changes anything holds it shared; a snapshot is taken with everyone out.
+    gate: RwLock<()>,
+    /// Layers that were uploaded since the volume was opened, oldest first.
+    uploaded: Mutex<Vec<LayerRef>>,
     last_base_id: u64,
     /// Overlay files that may go once the journal no longer names their pages.
     removals: Mutex<Vec<String>>,
@@ -84,6 +91,7 @@ impl Volume {
 
     /// Writes if that needs no request; false otherwise.
     pub fn write_near(&self, file: &DataFile, offset: u64, data: &[u8]) -> Result<bool, PageError> {
+        let _change = self.begin_change();
         Ok(file.write(&self.ground, offset, data, &Fetched::default())?.is_empty())
     }
 
@@ -91,7 +99,10 @@ impl Volume {
     pub async fn write(&self, file: &DataFile, offset: u64, data: &[u8]) -> Result<(), PageError> {
         let mut fetched = Fetched::default();
         loop {
-            let needs = file.write(&self.ground, offset, data, &fetched)?;
+            let needs = {
+                let _change = self.begin_change();
+                file.write(&self.ground, offset, data, &fetched)?
+            };
             if needs.is_empty() {
                 return Ok(());
             }
@@ -169,6 +180,7 @@ impl Volume {
 
     /// Cuts or grows a file.
     pub fn set_size(&self, file: &DataFile, size: u64) -> Result<(), PageError> {
+        let _change = self.begin_change();
         file.set_size(&self.ground, size)
     }
 
@@ -191,6 +203,11 @@ impl Volume {
             file.sync(&self.ground)?;
         }
         self.sync_names()
+    }
+
+    /// Held while anything of the volume is changed. Lock order: before tree and files.
+    fn begin_change(&self) -> RwLockReadGuard<'_, ()> {
+        self.gate.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn files(&self) -> Vec<Arc<DataFile>> {

@@ -51,6 +51,7 @@ impl Volume {
         listing: &Listing,
         (kind, mode, target): (FileKind, u32, Option<String>),
     ) -> Result<Attributes, PageError> {
+        let _change = self.begin_change();
         let mut tree = self.tree();
         let id = tree.create(parent, name, listing, (kind, mode, target.clone()))?;
         let node = tree.node_mut(id)?;
@@ -69,6 +70,7 @@ impl Volume {
         listing: &Listing,
         own_listing: Option<&Listing>,
     ) -> Result<(), PageError> {
+        let _change = self.begin_change();
         let mut tree = self.tree();
         let unlinked = tree.remove(parent, name, listing, own_listing)?;
         if !unlinked.transient {
@@ -85,6 +87,7 @@ impl Volume {
         (new_parent, new_name, new_listing): (FileId, &str, &Listing),
         replaced: Option<&Listing>,
     ) -> Result<(), PageError> {
+        let _change = self.begin_change();
         let mut tree = self.tree();
         let id = tree.resolve(parent, name, listing)?;
         let target_is_transient = is_transient(&tree.node(new_parent)?.name, new_name);
@@ -119,6 +122,7 @@ impl Volume {
 
     /// Changes permission bits.
     pub fn set_mode(&self, id: FileId, mode: u32) -> Result<(), PageError> {
+        let _change = self.begin_change();
         let mut tree = self.tree();
         let node = tree.node_mut(id)?;
         (node.mode, node.changed) = (mode & 0o7777, true);

@@ -10,7 +10,7 @@ use crate::pageserver::tree::Tree;
 use crate::pageserver::{Listing, NameProblem, PageCache, PageError};
 use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use tokio::sync::watch;
 
 impl Volume {
@@ -51,6 +51,8 @@ impl Volume {
         let volume = Volume {
             ground,
             tree: Mutex::new(tree),
+            gate: RwLock::default(),
+            uploaded: Mutex::default(),
             last_base_id: source.last_base_id,
             removals: Mutex::default(),
             pid_file: watch::Sender::new(Vec::new()),

@@ -94,6 +94,8 @@ async fn the_config_lets_in_a_role_that_has_no_password() {
     let project = ProjectSettings {
         name: "demo".parse().expect("valid"),
         idle_timeout: Duration::from_secs(1),
+        upload_interval: None,
+        durability: Default::default(),
         max_branches: 1,
         parameters: Default::default(),
         users: vec![
