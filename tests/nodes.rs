@@ -19,11 +19,10 @@ fn uploads(node: &Node) -> usize {
     node.log().matches("uploaded an awake branch").count()
 }
 
-/// Waits for an upload that begins from now on to be published.
-fn wait_uploaded(node: &Node) {
-    // The next one to be published may have begun before.
-    let now = uploads(node);
-    until("an awake branch to be uploaded", 60, || (uploads(node) >= now + 2).then_some(()));
+/// Waits for an upload of `branch` that begins from now on, which there is once something was written.
+fn wait_uploaded(node: &Node, branch: &str) {
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("it is after 1970").as_millis() as u64;
+    until("an awake branch to be uploaded", 60, || (node.branch(branch).saved_at_ms >= now).then_some(()));
 }
 
 fn release(node: &Node, branch: &str) -> String {
@@ -46,7 +45,7 @@ async fn losing_a_node_loses_no_more_than_was_written_since_the_last_upload() {
         let writers = Writers::start_from(1_000_000 * round, vec![here.url(APP, "shop@x"); 3]);
         writers.progress(300).await;
         let uploaded = writers.acknowledged();
-        wait_uploaded(here);
+        wait_uploaded(here, "shop@x");
         writers.progress(50).await;
         here.kill();
         here.wipe();
@@ -72,7 +71,7 @@ fn a_branch_that_is_uploaded_while_awake_is_whole_on_its_own_node_too() {
         );
         shop.psql("shop@x", "update customers set note = note || 'x'");
         shop.psql("shop@x", "vacuum customers");
-        wait_uploaded(&shop.node);
+        wait_uploaded(&shop.node, "shop@x");
         shop.psql(
             "shop@x",
             &format!("truncate t{n}; insert into t{n} select g, 'y' from generate_series(1, {n}000) g"),
@@ -116,7 +115,7 @@ fn an_awake_branch_that_writes_nothing_is_not_uploaded_again() {
 fn a_node_that_lost_a_branch_stops_answering_for_it() {
     let mut shop = Fixture::new().node_config(restless()).start();
     shop.psql("shop@x", "create table kept as select 1 as n");
-    wait_uploaded(&shop.node);
+    wait_uploaded(&shop.node, "shop@x");
     let mut other = Node::new(&shop.scratch, "other", &restless());
     other.start();
     let session = Hold::open(&shop.url("shop@x"));

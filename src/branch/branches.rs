@@ -67,6 +67,8 @@ pub struct BranchSummary {
     pub parent: String,
     pub created_at_ms: u64,
     pub used_at_ms: u64,
+    /// When its last upload began: what was written since is on one node only. 0 where there was none.
+    pub saved_at_ms: u64,
     pub sessions: usize,
 }
 
@@ -391,6 +393,7 @@ impl BranchSummary {
             parent: head.parent.clone(),
             created_at_ms: head.created_at_ms,
             used_at_ms: head.used_at_ms,
+            saved_at_ms: head.saved_at_ms,
             sessions: 0,
         }
     }
