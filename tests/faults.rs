@@ -1,0 +1,90 @@
+//! The daemon ends at each step that makes something durable ([`FaultPoint`]), under load; what was acknowledged before is there afterwards.
+//!
+//! `OFFSHOOT_SEED` chooses which passage of the point it is.
+
+mod fixture;
+
+use fixture::*;
+use offshoot::model::fault::FaultPoint;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use std::time::Duration;
+
+/// Passages of the point before the daemon ends, at most.
+const PASSAGES: u32 = 3;
+
+fn seed() -> u64 {
+    std::env::var("OFFSHOOT_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1)
+}
+
+/// Makes, writes, suspends, wakes and uploads branches until the daemon ends by itself, then looks at what is left.
+async fn ends_at(point: FaultPoint) {
+    let mut random = StdRng::seed_from_u64(seed() ^ point.name().len() as u64);
+    let mut shop = Fixture::new().project("upload_interval = \"1s\"").start();
+    shop.psql("shop@x", NUMBERED);
+    shop.node.stop();
+
+    let passage = random.random_range(1..=PASSAGES);
+    shop.node.set_environment("OFFSHOOT_FAULT", &format!("{}:{passage}", point.name()));
+    shop.node.start();
+    let writers = Writers::start(vec![shop.url("shop@x"); 3]);
+    let mut made = Vec::new();
+    for n in 0.. {
+        assert!(n < 60, "the daemon never passes {} {passage} times", point.name());
+        let name = format!("shop@new-{n}");
+        // Either may be what ends the daemon.
+        if try_psql(&shop.url(&name), "create table kept as select 1 as n").is_ok() {
+            made.push(name);
+        }
+        if shop.node.has_ended() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..1500))).await;
+        shop.node.run(&["branch", "suspend", "shop@x"]);
+        if shop.node.has_ended() {
+            break;
+        }
+    }
+    assert!(shop.node.log().contains(&format!("OFFSHOOT_FAULT: ending at {}", point.name())));
+
+    shop.node.set_environment("OFFSHOOT_FAULT", "");
+    shop.node.start();
+    writers.progress(20).await;
+    let acknowledged = writers.finish().await;
+    check_all_there(&shop.url("shop@x"), &acknowledged).await;
+    check_clean(&shop.node.url(POSTGRES, "shop@x"));
+    for name in &made {
+        assert_eq!(shop.psql(name, "select n from kept"), "1", "{name} after {}", point.name());
+    }
+    shop.node.succeed(&["branch", "suspend", "shop@x"]);
+    check_all_there(&shop.url("shop@x"), &acknowledged).await;
+    shop.node.stop();
+}
+
+macro_rules! each_point {
+    ($($test:ident: $point:ident,)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $test() {
+                ends_at(FaultPoint::$point).await;
+            }
+        )*
+
+        #[test]
+        fn every_point_has_a_test() {
+            assert_eq!(FaultPoint::ALL, &[$(FaultPoint::$point,)*]);
+        }
+    };
+}
+
+each_point! {
+    a_branch_is_claimed: BranchClaimed,
+    a_head_is_created: HeadCreated,
+    a_head_is_taken: HeadTaken,
+    a_start_is_noted: StartNoted,
+    pages_are_synced: PagesSynced,
+    the_journal_is_synced: JournalSynced,
+    a_layer_is_put: LayerPut,
+    a_manifest_is_put: ManifestPut,
+    an_upload_is_published: UploadPublished,
+    a_head_is_published: HeadPublished,
+}
