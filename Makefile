@@ -1,6 +1,6 @@
 # The ways into this repository. Each installs what it needs first (tests/setup.sh).
 
-.PHONY: setup build demo test bench fmt lint
+.PHONY: setup build demo test soak bench fmt lint
 
 setup:
 	@tests/setup.sh
@@ -16,6 +16,12 @@ demo: build
 # ARGS goes to `cargo nextest run`, for instance: make test ARGS=isolation
 test: setup
 	@tests/run.sh $(ARGS)
+
+# What `make test` does a little of, at length: crashes of daemons and computes, and the simulations' seeds.
+# ROUNDS and SEEDS say how long, SEED where it begins.
+soak: setup
+	OFFSHOOT_ROUNDS=$(or $(ROUNDS),100) OFFSHOOT_SEED=$(or $(SEED),1) tests/run.sh --profile soak -E 'binary(crashes)'
+	OFFSHOOT_SEEDS=$(or $(SEEDS),20000) tests/run.sh --profile soak --release --lib -E 'test(pageserver::tests)'
 
 # Figures with their baselines, as Markdown. ARGS="--short" for a small one.
 bench: setup
