@@ -2,6 +2,7 @@
 
 use super::bases::Bases;
 use super::error::{BranchError, LifecycleError, answer_within};
+use super::hold::Hold;
 use super::place::{self, Place};
 use super::provision;
 use super::shared::Shared;
@@ -95,6 +96,12 @@ impl Branches {
         }
         let node = node_id(&data_dir, &ambient).map_err(LifecycleError::io("cannot keep this node's id"))?;
         let cache = PageCache::new(catalog.store().clone(), &data_dir.join("cache"))?;
+        let hold = Hold {
+            catalog: catalog.clone(),
+            node: node.clone(),
+            clock: ambient.clock.clone(),
+            lease: settings.server.lease,
+        };
         let shared = Arc::new(Shared {
             bases: Bases::new(catalog.clone(), cache.clone()),
             catalog,
@@ -105,7 +112,7 @@ impl Branches {
             compute: settings.compute.clone(),
             projects: settings.projects.iter().map(|project| (project.name.clone(), project.clone())).collect(),
             ambient,
-            lease: settings.server.lease,
+            hold,
             _lock: lock,
             adoptions: Semaphore::new(ADOPTIONS),
             installations: Mutex::new(HashMap::new()),

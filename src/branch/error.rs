@@ -19,7 +19,7 @@ pub enum BranchError {
     NoBase { project: String },
     #[error("project \"{project}\" has {limit} branches, the most it may have")]
     TooManyBranches { project: String, limit: usize },
-    #[error("branch {branch} is held by node {node}{}", if *lost { ", which has not been heard of for a while" } else { "" })]
+    #[error("branch {branch} is held by another node, {node}{}", if *lost { ", which has not been heard of for a while" } else { "" })]
     HeldElsewhere { branch: String, node: String, lost: bool },
     #[error("there is no branch {branch}")]
     NoBranch { branch: String },

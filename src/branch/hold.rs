@@ -1,6 +1,6 @@
 //! Holding a branch: the lease in its head, and how a node finds out that it lost one.
 //!
-//! A node that holds a branch renews the lease in its head every now and then ([`renewal`]). Each renewal is a conditional put on the head that this node wrote last,
+//! A node that holds a branch renews the lease in its head every now and then ([`Hold::renewal`]). Each renewal is a conditional put on the head that this node wrote last,
 //! so it is also the fence: once another node has replaced the head, this one's next put fails, it stops its compute and sets aside what it
 //! had. While the store is away nothing is renewed and the compute goes on: its head says `dirty`, and no node takes over a dirty head
 //! unless an operator tells it to give up what was not uploaded ([`release`]), which a valid lease forbids.
@@ -8,8 +8,7 @@
 //! A put whose answer was lost is found out about at the next one: a head that still names this node and epoch was written by this node.
 
 use super::error::{BranchError, LifecycleError};
-use super::shared::Shared;
-use crate::model::{BranchHead, BranchRef, Holder, UnixMs};
+use crate::model::{BranchHead, BranchRef, Clock, EpochStart, Holder, ManifestRef, NodeId, UnixMs};
 use crate::store::{Catalog, Held, StoreError};
 use std::time::Duration;
 
@@ -20,7 +19,7 @@ const ATTEMPTS: usize = 3;
 
 /// Why a change of a held head failed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum HoldError {
+pub(crate) enum HoldError {
     /// Another node has it, or it was deleted: nothing of it may be written any more.
     #[error("another node has taken the branch over")]
     Lost,
@@ -28,64 +27,147 @@ pub(super) enum HoldError {
     Store(#[from] StoreError),
 }
 
-/// This node, as the holder of a branch from now on.
-pub(super) fn holder(shared: &Shared) -> Holder {
-    let lease_until_ms = shared.ambient.clock.now() + shared.lease.as_millis() as UnixMs;
-    Holder { node: shared.node.clone(), lease_until_ms }
+/// This node as a holder of branches. Knows nothing of computes, so that a simulation can hold branches the same way. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Hold {
+    pub catalog: Catalog,
+    pub node: NodeId,
+    pub clock: Clock,
+    pub lease: Duration,
 }
 
-/// How long after a change of the head the lease is renewed.
-pub(super) fn renewal(shared: &Shared) -> Duration {
-    shared.lease / RENEWALS
+/// What a publish whose put failed turned out to be.
+pub(crate) enum Settled {
+    /// This node still holds the branch.
+    Held,
+    /// The put had landed: the branch sleeps.
+    Asleep,
+}
+
+impl Hold {
+    /// This node, as the holder of a branch from now on.
+    pub(crate) fn holder(&self) -> Holder {
+        let lease_until_ms = self.clock.now() + self.lease.as_millis() as UnixMs;
+        Holder { node: self.node.clone(), lease_until_ms }
+    }
+
+    /// How long after a change of the head the lease is renewed.
+    pub(crate) fn renewal(&self) -> Duration {
+        self.lease / RENEWALS
+    }
+
+    /// Takes a branch that nobody holds: the head names this node, in the next epoch, and says `dirty`.
+    pub(crate) async fn take(&self, free: &Held) -> Result<Held, StoreError> {
+        let (holder, now) = (self.holder(), self.clock.now());
+        let take = |head: &mut BranchHead| {
+            head.epoch += 1;
+            (head.holder, head.dirty, head.used_at_ms) = (Some(holder), true, now);
+        };
+        self.catalog.update_branch(free, take).await
+    }
+
+    /// Changes the head of a branch that this node holds, and renews its lease with it.
+    pub(crate) async fn update(
+        &self,
+        held: &mut Held,
+        change: impl Fn(&mut BranchHead) + Send + Sync,
+    ) -> Result<(), HoldError> {
+        for _ in 0..ATTEMPTS {
+            let put = self.catalog.update_branch(held, |head| {
+                head.holder = Some(self.holder());
+                change(head);
+            });
+            match put.await {
+                Ok(now) => {
+                    *held = now;
+                    return Ok(());
+                }
+                Err(StoreError::Conflict { .. }) => *held = self.still_ours(&held.head).await?,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Err(HoldError::Lost)
+    }
+
+    /// Names in the head what was uploaded of a branch that goes on being written here.
+    pub(crate) async fn publish_upload(
+        &self,
+        held: &mut Held,
+        (reference, own_bytes, began_at_ms): (ManifestRef, u64, UnixMs),
+    ) -> Result<(), HoldError> {
+        let publish = |head: &mut BranchHead| {
+            if head.epoch_start.is_none() {
+                head.epoch_start = Some(EpochStart { manifest: head.manifest.take() });
+            }
+            head.manifest = Some(reference.clone());
+            (head.saved_at_ms, head.own_bytes) = (began_at_ms, own_bytes);
+        };
+        self.update(held, publish).await
+    }
+
+    /// Names in the head what a stopped branch consists of, and lets go of it. Where this fails, the put may have landed: [`Hold::settle`].
+    pub(crate) async fn publish_suspend(
+        &self,
+        held: &Held,
+        reference: ManifestRef,
+        own_bytes: u64,
+    ) -> Result<Held, StoreError> {
+        let now = self.clock.now();
+        let publish = |head: &mut BranchHead| {
+            (head.holder, head.dirty, head.epoch_start) = (None, false, None);
+            (head.manifest, head.own_bytes) = (Some(reference), own_bytes);
+            (head.used_at_ms, head.saved_at_ms) = (now, now);
+        };
+        self.catalog.update_branch(held, publish).await
+    }
+
+    /// Finds out what became of a [`Hold::publish_suspend`] that failed, before anything more is written on top of what it may have published.
+    pub(crate) async fn settle(&self, held: &mut Held) -> Result<Settled, HoldError> {
+        for _ in 0..ATTEMPTS {
+            match self.catalog.branch_head(&branch_of(&held.head)).await? {
+                Some(now) if now.head.nonce == held.head.nonce => match self.update(held, |_| ()).await {
+                    // Replaced by itself, so that a put that is still on its way can only fail.
+                    Ok(()) => return Ok(Settled::Held),
+                    // It landed just now, perhaps.
+                    Err(HoldError::Lost) => {}
+                    Err(e) => return Err(e),
+                },
+                Some(now) if now.head.id == held.head.id && now.head.epoch == held.head.epoch && !now.head.dirty => {
+                    return Ok(Settled::Asleep);
+                }
+                _ => return Err(HoldError::Lost),
+            }
+        }
+        Err(HoldError::Lost)
+    }
+
+    /// The head as it is now, if this node wrote it in the present epoch and still holds the branch.
+    async fn still_ours(&self, known: &BranchHead) -> Result<Held, HoldError> {
+        match self.catalog.branch_head(&branch_of(known)).await? {
+            Some(now)
+                if now.head.id == known.id && now.head.epoch == known.epoch && now.head.is_held_by(&self.node) =>
+            {
+                Ok(now)
+            }
+            _ => Err(HoldError::Lost),
+        }
+    }
+
+    /// What a client is told of a branch that another node holds.
+    pub(super) fn held_elsewhere(&self, branch: &BranchRef, head: &BranchHead) -> BranchError {
+        let node = head.holder.as_ref().map_or_else(|| "nobody".to_owned(), |holder| holder.node.to_string());
+        let lost = is_over(head, self.clock.now(), self.lease);
+        BranchError::HeldElsewhere { branch: branch.to_string(), node, lost }
+    }
+}
+
+fn branch_of(head: &BranchHead) -> BranchRef {
+    BranchRef { project: head.project.clone(), branch: head.name.clone() }
 }
 
 /// How long after its end a lease is taken to be over by another node, whose clock may be ahead.
 fn skew(lease: Duration) -> Duration {
     lease / 2
-}
-
-/// Changes the head of a branch that this node holds, and renews its lease with it.
-pub(super) async fn update(
-    shared: &Shared,
-    branch: &BranchRef,
-    held: &mut Held,
-    change: impl Fn(&mut BranchHead) + Send + Sync,
-) -> Result<(), HoldError> {
-    for _ in 0..ATTEMPTS {
-        let put = shared.catalog.update_branch(held, |head| {
-            head.holder = Some(holder(shared));
-            change(head);
-        });
-        match put.await {
-            Ok(now) => {
-                *held = now;
-                return Ok(());
-            }
-            Err(StoreError::Conflict { .. }) => *held = still_ours(shared, branch, &held.head).await?,
-            Err(e) => return Err(e.into()),
-        }
-    }
-    Err(HoldError::Lost)
-}
-
-/// The head as it is now, if this node wrote it in the present epoch.
-async fn still_ours(shared: &Shared, branch: &BranchRef, known: &BranchHead) -> Result<Held, HoldError> {
-    match shared.catalog.branch_head(branch).await? {
-        Some(now) if now.head.id == known.id && now.head.epoch == known.epoch && now.head.is_held_by(&shared.node) => {
-            Ok(now)
-        }
-        _ => Err(HoldError::Lost),
-    }
-}
-
-/// What a client is told of a branch that another node holds.
-pub(super) fn held_elsewhere(shared: &Shared, branch: &BranchRef, head: &BranchHead) -> BranchError {
-    let node = head.holder.as_ref().map_or_else(|| "nobody".to_owned(), |holder| holder.node.to_string());
-    BranchError::HeldElsewhere {
-        branch: branch.to_string(),
-        node,
-        lost: is_over(head, shared.ambient.clock.now(), shared.lease),
-    }
 }
 
 /// Whether the holder has not renewed its lease for so long that it may be taken for lost.

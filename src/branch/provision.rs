@@ -7,7 +7,6 @@
 use super::awake::{Awake, Ground, Mounted, blocking, links};
 use super::bases::OpenBase;
 use super::error::{BranchError, LifecycleError};
-use super::hold;
 use super::place::{self, Note, Place};
 use super::shared::Shared;
 use crate::model::fault::{self, FaultPoint};
@@ -106,7 +105,7 @@ async fn make(shared: &Shared, branch: &BranchRef) -> Result<Made, BranchError> 
         base_version: sealed.version,
         epoch: 1,
         seq: 1,
-        holder: Some(hold::holder(shared)),
+        holder: Some(shared.hold.holder()),
         dirty: true,
         manifest: None,
         epoch_start: None,
@@ -159,17 +158,13 @@ async fn make(shared: &Shared, branch: &BranchRef) -> Result<Made, BranchError> 
 
 async fn wake(shared: &Shared, branch: &BranchRef, held: Held) -> Result<Up, BranchError> {
     if held.head.dirty && !held.head.is_held_by(&shared.node) {
-        return Err(hold::held_elsewhere(shared, branch, &held.head));
+        return Err(shared.hold.held_elsewhere(branch, &held.head));
     }
     let report = |e: LifecycleError| report(branch, e);
-    let (holder, now) = (hold::holder(shared), shared.ambient.clock.now());
     let mut next = held.head.clone();
     next.epoch += 1;
     claim(shared, &next).await.map_err(report)?;
-    let take = shared.catalog.update_branch(&held, |head| {
-        (head.epoch, head.holder, head.dirty, head.used_at_ms) = (next.epoch, Some(holder), true, now);
-    });
-    let held = take.await.map_err(|e| report(e.into()))?;
+    let held = shared.hold.take(&held).await.map_err(|e| report(e.into()))?;
     fault::pass(FaultPoint::HeadTaken);
     begin(shared, branch, held).await.map_err(report)
 }

@@ -2,6 +2,7 @@
 
 use super::bases::Bases;
 use super::error::LifecycleError;
+use super::hold::Hold;
 use crate::compute::{Identity, Installation};
 use crate::model::{Ambient, NodeId, ProjectName};
 use crate::pageserver::PageCache;
@@ -12,7 +13,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 use tokio::sync::Semaphore;
 
 pub(super) struct Shared {
@@ -25,8 +25,7 @@ pub(super) struct Shared {
     pub compute: ComputeSettings,
     pub projects: BTreeMap<ProjectName, ProjectSettings>,
     pub ambient: Ambient,
-    /// How long a hold on a branch lasts.
-    pub lease: Duration,
+    pub hold: Hold,
     /// Held while this process lives.
     pub _lock: Flock<File>,
     /// Turns for branches that are brought back at the start of a node: a recovery is bound by its cores.

@@ -6,6 +6,7 @@
 
 use super::awake::blocking;
 use super::error::LifecycleError;
+use super::hold::{HoldError, Settled};
 use super::provision::{Down, Up};
 use super::shared::Shared;
 use super::wal;
@@ -60,49 +61,31 @@ pub(super) async fn upload(
     let layer_bytes: u64 = manifest.layers.iter().map(|layer| layer.bytes).sum();
     let (reference, manifest_bytes) = shared.catalog.create_manifest(key, &manifest).await?;
     fault::pass(FaultPoint::ManifestPut);
-    let now = shared.ambient.clock.now();
     let own_bytes = layer_bytes + manifest_bytes;
     down.in_doubt = true;
-    shared
-        .catalog
-        .update_branch(&down.held, |head| {
-            (head.holder, head.dirty, head.epoch_start) = (None, false, None);
-            (head.manifest, head.own_bytes) = (Some(reference), own_bytes);
-            (head.used_at_ms, head.saved_at_ms) = (now, now);
-        })
-        .await?;
+    shared.hold.publish_suspend(&down.held, reference, own_bytes).await?;
     fault::pass(FaultPoint::HeadPublished);
     clear(branch, down).await;
     tracing::info!(%branch, own_bytes, layers = manifest.layers.len(), millis = started.elapsed().as_millis(), "branch asleep");
     Ok(())
 }
 
-/// What a publish whose put failed turned out to be.
-pub(super) enum Settled {
-    /// This node still holds the branch.
-    Held,
-    /// The put had landed: the branch sleeps, and its folder is gone.
-    Asleep,
-}
-
-/// Finds out what became of a put that failed, before anything more is written on top of what it may have published.
+/// Finds out what became of a put that failed. A branch that sleeps has no folder any more.
 pub(super) async fn settle(shared: &Shared, branch: &BranchRef, down: &mut Down) -> Result<Settled, LifecycleError> {
     if !down.in_doubt {
         return Ok(Settled::Held);
     }
-    let ours = &down.held.head;
-    match shared.catalog.branch_head(branch).await? {
-        // Replaced by itself, so that a put that is still on its way can only fail.
-        Some(now) if now.head.nonce == ours.nonce => {
-            down.held = shared.catalog.update_branch(&down.held, |_| ()).await?;
+    match shared.hold.settle(&mut down.held).await {
+        Ok(Settled::Held) => {
             down.in_doubt = false;
             Ok(Settled::Held)
         }
-        Some(now) if now.head.id == ours.id && now.head.epoch == ours.epoch && !now.head.dirty => {
+        Ok(Settled::Asleep) => {
             clear(branch, down).await;
             Ok(Settled::Asleep)
         }
-        _ => Err(LifecycleError::Other(format!(
+        Err(HoldError::Store(e)) => Err(e.into()),
+        Err(HoldError::Lost) => Err(LifecycleError::Other(format!(
             "another node has taken it over; what was written here meanwhile stays in {}",
             down.place.delta().display()
         ))),

@@ -15,14 +15,14 @@
 
 use super::awake::blocking;
 use super::error::{BranchError, LifecycleError, answer_within};
-use super::hold::{self, HoldError};
+use super::hold::{HoldError, Settled};
 use super::provision::{self, Down, Up};
 use super::save::{Saved, Saving};
 use super::shared::Shared;
-use super::suspend::{self, Settled};
+use super::suspend;
 use super::{Session, Status};
+use crate::model::BranchRef;
 use crate::model::fault::{self, FaultPoint};
-use crate::model::{BranchRef, EpochStart};
 use crate::store::Held;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -188,16 +188,14 @@ impl Task {
 
     /// Keeps the lease; a branch that turns out to be another node's is let go.
     async fn renew(&mut self, mut state: State) -> State {
-        self.renewal = Instant::now() + hold::renewal(&self.shared);
+        self.renewal = Instant::now() + self.shared.hold.renewal();
         let held = match &mut state {
             State::Awake(up) => &mut up.held,
             // Nothing may touch a head whose last put is in doubt.
             State::Down(down) if !down.in_doubt => &mut down.held,
             _ => return state,
         };
-        match answer_within(STORE_ANSWERS, async { Ok(hold::update(&self.shared, &self.branch, held, |_| ()).await) })
-            .await
-        {
+        match answer_within(STORE_ANSWERS, async { Ok(self.shared.hold.update(held, |_| ()).await) }).await {
             Ok(Ok(())) => state,
             Ok(Err(HoldError::Lost)) => self.let_go(state).await,
             Ok(Err(HoldError::Store(error))) => {
@@ -255,13 +253,8 @@ impl Task {
                 return state;
             }
         };
-        let published = hold::update(&self.shared, &self.branch, &mut up.held, |head| {
-            if head.epoch_start.is_none() {
-                head.epoch_start = Some(EpochStart { manifest: head.manifest.take() });
-            }
-            head.manifest = Some(saved.reference.clone());
-            (head.saved_at_ms, head.own_bytes) = (saved.at_ms, saved.own_bytes);
-        });
+        let uploaded = (saved.reference.clone(), saved.own_bytes, saved.at_ms);
+        let published = self.shared.hold.publish_upload(&mut up.held, uploaded);
         match published.await {
             Ok(()) => {
                 fault::pass(FaultPoint::UploadPublished);
@@ -441,7 +434,7 @@ impl Task {
             let now = Instant::now();
             let next = now + self.upload_interval.unwrap_or(Duration::ZERO);
             self.uploads = Uploads { next, running: None, wal_position: None };
-            self.renewal = now + hold::renewal(&self.shared);
+            self.renewal = now + self.shared.hold.renewal();
         }
         self.announce(match state {
             State::Asleep => Status::Asleep,
