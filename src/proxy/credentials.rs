@@ -139,6 +139,7 @@ mod tests {
             name: "shop".parse().expect("valid"),
             idle_timeout: std::time::Duration::from_secs(1),
             max_branches: 1,
+            max_delta_bytes: None,
             parameters: Default::default(),
             users: user.into_iter().collect(),
         };

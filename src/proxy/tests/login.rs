@@ -95,6 +95,7 @@ async fn the_config_lets_in_a_role_that_has_no_password() {
         name: "demo".parse().expect("valid"),
         idle_timeout: Duration::from_secs(1),
         max_branches: 1,
+        max_delta_bytes: None,
         parameters: Default::default(),
         users: vec![
             user("nopassword", None, Some("given")),
