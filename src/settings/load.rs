@@ -109,7 +109,10 @@ fn validate(settings: &mut Settings, environment: &BTreeMap<String, String>) -> 
             return Err(format!("project {}: idle_timeout must be longer than nothing", project.name));
         }
         if project.max_delta_bytes.is_some_and(|most| most.as_u64() == 0) {
-            return Err(format!("project {}: max_delta_bytes must be more than nothing; leave it out for no limit", project.name));
+            return Err(format!(
+                "project {}: max_delta_bytes must be more than nothing; leave it out for no limit",
+                project.name
+            ));
         }
         for user in &mut project.users {
             let place = format!("user {} of project {}", user.name, project.name);
@@ -196,7 +199,8 @@ mod tests {
         assert!(largest("\"0\"").expect_err("refused").contains("leave it out"));
         assert!(largest("\"much\"").is_err());
         for value in ["1GiB", "1073741824"] {
-            let variables = [("OFFSHOOT_PROJECT_SHOP_EU_MAX_DELTA_BYTES", value), ("OFFSHOOT_SERVER_DISK_RESERVE", value)];
+            let variables =
+                [("OFFSHOOT_PROJECT_SHOP_EU_MAX_DELTA_BYTES", value), ("OFFSHOOT_SERVER_DISK_RESERVE", value)];
             let settings = with(LEAST, &variables).expect("valid");
             assert_eq!(settings.projects[0].max_delta_bytes.map(|size| size.as_u64()), Some(1 << 30));
             assert_eq!(settings.server.disk_reserve.map(|size| size.as_u64()), Some(1 << 30));
