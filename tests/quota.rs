@@ -133,3 +133,81 @@ async fn a_branch_beyond_its_quota_loses_a_statement_and_nothing_else() {
 async fn a_branch_of_postgres_18_beyond_its_quota_loses_a_statement_and_nothing_else() {
     a_branch_beyond_its_quota(Major::Eighteen).await;
 }
+
+fn mount_tmpfs(place: &Path, options: &str) {
+    fs::create_dir_all(place).expect("the scratch folder is writable");
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(place).status();
+    assert!(mounted.expect("mount runs").success());
+}
+
+/// A shop whose node's disk is a tmpfs of its own; needs root.
+fn start_on_small_disk(fixture: Fixture, megabytes: u64) -> Shop {
+    assert!(nix::unistd::geteuid().is_root(), "this test mounts a file system: run it as root, or leave it out by name");
+    let mut shop = fixture.start();
+    shop.node.stop();
+    let disk = shop.scratch.join("disk");
+    mount_tmpfs(&disk, &format!("size={megabytes}m,mode=711"));
+    fs::remove_dir_all(shop.node.data_dir()).expect("a stopped node's folder can be moved");
+    std::os::unix::fs::symlink(&disk, shop.node.data_dir()).expect("the scratch folder is ours");
+    shop.node.start();
+    shop
+}
+
+/// Two branches write until there is no room; a third was idle all the time.
+async fn a_full_disk(major: Major) {
+    let mut shop = start_on_small_disk(Fixture::new().postgres(major).server("disk_reserve = \"100MiB\"\n"), 400);
+    let idle = as_superuser(&shop, "shop@idle").await;
+    let (a, b) = (as_superuser(&shop, "shop@a").await, as_superuser(&shop, "shop@b").await);
+    let before = [identity(&a).await, identity(&b).await, identity(&idle).await];
+    let (filled_a, filled_b) = tokio::join!(fill(&a), fill(&b));
+    eprintln!("{filled_a} and {filled_b} MB found room on a disk of 300 and a reserve of 100");
+    assert!(filled_a + filled_b > 50);
+    assert!(fill(&idle).await <= 3, "a branch that did nothing is told, too");
+    for (client, filled) in [(&a, filled_a), (&b, filled_b)] {
+        check_all_but_growth(client, filled as i64 * 1000).await;
+    }
+    assert_eq!([identity(&a).await, identity(&b).await, identity(&idle).await], before, "nothing was restarted");
+    let log = shop.node.log();
+    for branch in ["shop@a", "shop@b", "shop@idle"] {
+        let told = log.lines().filter(|line| line.contains("full but for its reserve") && line.contains(branch));
+        assert_eq!(told.count(), 1, "{branch}");
+    }
+    assert!(!log.contains("PANIC") && !log.contains("I/O error"), "{log}");
+
+    let rows = number(&a, "select count(*) from filler").await;
+    mount_tmpfs(&shop.scratch.join("disk"), "remount,size=1g");
+    pause(std::time::Duration::from_millis(50));
+    for client in [&a, &b, &idle] {
+        client.batch_execute(THOUSAND).await.expect("it comes back by itself");
+    }
+    assert!(shop.node.log().contains("this branch may grow again"));
+    drop((a, b, idle));
+    shop.node.kill();
+    shop.node.start();
+    let a = as_superuser(&shop, "shop@a").await;
+    assert_eq!(number(&a, "select count(*) from filler").await, rows + 1000, "what was acknowledged is there");
+    drop(a);
+    shop.node.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_loses_statements_and_nothing_else() {
+    a_full_disk(Major::Fifteen).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_under_postgres_18_loses_statements_and_nothing_else() {
+    a_full_disk(Major::Eighteen).await;
+}
+
+/// It may not choose the kernel's throttle, and sees no more than its own processes.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ordinary_users_branch_has_a_quota_too() {
+    assert!(nix::unistd::geteuid().is_root(), "this test becomes another user: run it as root, or leave it out by name");
+    let shop = Fixture::new().user(65534).project(&format!("max_delta_bytes = {LIMIT}\n")).start();
+    let client = as_superuser(&shop, "shop@x").await;
+    let thousands = fill(&client).await;
+    assert!((25..100).contains(&thousands), "{thousands} MB fitted into a quota of 40");
+    check_all_but_growth(&client, thousands as i64 * 1000).await;
+    assert!(!shop.node.log().contains("cannot see what a process"));
+}
