@@ -200,6 +200,27 @@ async fn a_full_disk_under_postgres_18_loses_statements_and_nothing_else() {
     a_full_disk(Major::Eighteen).await;
 }
 
+/// Recovery writes again what was lost with the daemon, also beyond the quota: refused, it would end the server for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_beyond_its_quota_recovers() {
+    for major in [Major::Fifteen, Major::Eighteen] {
+        let mut shop = Fixture::new().postgres(major).project(&format!("max_delta_bytes = {LIMIT}\n")).start();
+        let client = as_superuser(&shop, "shop@x").await;
+        let rows = fill(&client).await as i64 * 1000;
+        let backend = number(&client, "select pg_backend_pid()::bigint").await as i32;
+        signal(backend, nix::sys::signal::Signal::SIGKILL);
+        let client = as_superuser(&shop, "shop@x").await;
+        assert_eq!(number(&client, "select count(*) from filler").await, rows, "after its backend was killed");
+        let rows = rows + fill(&client).await as i64 * 1000;
+        shop.node.kill();
+        shop.node.start();
+        let client = as_superuser(&shop, "shop@x").await;
+        assert_eq!(number(&client, "select count(*) from filler").await, rows, "after its daemon was killed");
+        fill(&client).await;
+        check_all_but_growth(&client, number(&client, "select count(*) from filler").await).await;
+    }
+}
+
 /// It may not choose the kernel's throttle, and sees no more than its own processes.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ordinary_users_branch_has_a_quota_too() {
