@@ -142,7 +142,10 @@ fn mount_tmpfs(place: &Path, options: &str) {
 
 /// A shop whose node's disk is a tmpfs of its own; needs root.
 fn start_on_small_disk(fixture: Fixture, megabytes: u64) -> Shop {
-    assert!(nix::unistd::geteuid().is_root(), "this test mounts a file system: run it as root, or leave it out by name");
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "this test mounts a file system: run it as root, or leave it out by name"
+    );
     let mut shop = fixture.start();
     shop.node.stop();
     let disk = shop.scratch.join("disk");
@@ -225,7 +228,10 @@ async fn a_branch_beyond_its_quota_recovers() {
 /// It may not choose the kernel's throttle, and sees no more than its own processes.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ordinary_users_branch_has_a_quota_too() {
-    assert!(nix::unistd::geteuid().is_root(), "this test becomes another user: run it as root, or leave it out by name");
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "this test becomes another user: run it as root, or leave it out by name"
+    );
     let shop = Fixture::new().user(65534).project(&format!("max_delta_bytes = {LIMIT}\n")).start();
     let client = as_superuser(&shop, "shop@x").await;
     let thousands = fill(&client).await;

@@ -30,7 +30,7 @@ impl Troubles {
         Self { branch, seen: Mutex::default() }
     }
 
-    /// Chooses the errno; `file` names what the request was for, and is asked only where that is logged.
+    /// Chooses the errno; `file` names what the request was for, and is asked only for what an operator must know of.
     pub(super) fn errno(&self, error: &PageError, file: impl Fn() -> String) -> Errno {
         match error {
             PageError::Name(problem) => match problem {
@@ -45,15 +45,15 @@ impl Troubles {
             PageError::Local { source, .. }
                 if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) =>
             {
-                if let Some(times) = self.times_to_log(&error.to_string()) {
-                    let (branch, file) = (&self.branch, file());
+                let (branch, file) = (&self.branch, file());
+                if let Some(times) = self.times_to_log(&format!("{file}: {error}")) {
                     tracing::error!(branch, file, %error, times, "this node's disk is full; make room in server.data_dir");
                 }
                 Errno::ENOSPC
             }
             PageError::Damaged { .. } | PageError::Store(_) | PageError::Local { .. } | PageError::Poisoned(_) => {
-                if let Some(times) = self.times_to_log(&error.to_string()) {
-                    let (branch, file) = (&self.branch, file());
+                let (branch, file) = (&self.branch, file());
+                if let Some(times) = self.times_to_log(&format!("{file}: {error}")) {
                     tracing::error!(branch, file, %error, times, "a branch gets an I/O error");
                 }
                 Errno::EIO
@@ -61,7 +61,7 @@ impl Troubles {
         }
     }
 
-    /// How often `error` came since it was last logged, if it is to be logged now.
+    /// How often `error`, with the file that it befell, came since it was last logged, if it is to be logged now.
     fn times_to_log(&self, error: &str) -> Option<u64> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let key = if seen.len() < REMEMBERED || seen.contains_key(error) { error } else { "" };

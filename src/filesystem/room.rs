@@ -191,7 +191,7 @@ impl Room {
 
     /// Bytes of the branch's own pages. A page in a layer that the delta has, too, counts once; where that matters, they are counted again.
     fn used(&self, state: &mut State) -> u64 {
-        let Some(limit) = self.limits.max_delta_bytes else { return 0 };
+        let limit = self.limits.max_delta_bytes.unwrap_or(u64::MAX);
         let bytes = |layered: u64| (self.volume.own_pages() + layered) * PAGE_SIZE as u64;
         let due = state.counted.elapsed() >= state.counting_took * RECOUNT_PART;
         if state.layered_pages > 0 && due && bytes(state.layered_pages) >= limit - limit / 32 {
