@@ -282,7 +282,7 @@ fn quota_level(before: Level, used: u64, limit: u64) -> Level {
     if used >= begins { Level::Tight } else { Level::Open }
 }
 
-/// What the kernel may hold dirty when `left` bytes may be written: half, in steps of two, and the next step up only well beyond it.
+/// What the kernel may hold dirty when `left` bytes may be written: half, in powers of two; up to the next one only well beyond it.
 fn dirty_bound(before: Option<u64>, left: u64) -> Option<u64> {
     if left == u64::MAX {
         return None;
@@ -317,6 +317,6 @@ mod tests {
         // Up again: not at once.
         assert_eq!(dirty_bound(Some(16 * MIB), 64 * MIB), Some(16 * MIB));
         assert_eq!(dirty_bound(Some(16 * MIB), 80 * MIB), Some(32 * MIB));
-        assert_eq!(dirty_bound(Some(16 * MIB), 1 << 40), Some(1 << 39));
+        assert_eq!(dirty_bound(Some(16 * MIB), 1 << 40), Some(1 << 38));
     }
 }
