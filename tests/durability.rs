@@ -378,3 +378,40 @@ fn a_killed_compute_costs_other_branches_nothing() {
     assert_eq!(shop.psql("shop@y", "select pg_postmaster_start_time()"), before);
     assert_eq!(shop.psql("shop@x", "select count(*) from customers"), "1500");
 }
+
+/// A store that loses its bytes under an awake branch: the operator is told which branch and which file, once each.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_io_error_names_its_branch_and_file_once() {
+    let shop = Fixture::new().start();
+    let client = connect(&shop.url("shop@x")).await.expect("the branch can be had");
+    // Warms the catalogs.
+    client.batch_execute("select sum(length(note)) from customers where false").await.expect("a plan");
+    let packs = std::process::Command::new("find")
+        .arg(shop.node.store_dir())
+        .args(["-path", "*/pack/*", "-type", "f"])
+        .output();
+    let packs = String::from_utf8(packs.expect("find runs").stdout).expect("paths are text");
+    assert!(!packs.is_empty(), "a base has packs");
+    for pack in packs.lines() {
+        std::fs::File::options().write(true).open(pack).and_then(|pack| pack.set_len(0)).expect("the store is ours");
+    }
+    for _ in 0..5 {
+        let error = client.batch_execute("select sum(length(note)) from customers").await.expect_err("it is gone");
+        assert_eq!(error.code().map(|code| code.code()), Some("58030"), "{error:?}");
+    }
+    let log = shop.node.log();
+    let mut told: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("gets an I/O error"))
+        .map(|line| line.split_once(' ').expect("a time").1)
+        .collect();
+    assert!(
+        !told.is_empty() && told.iter().all(|line| line.contains("branch=\"shop@x\"") && line.contains("file=\"")),
+        "{told:#?}"
+    );
+    assert!(told.iter().any(|line| line.contains("file=\"base/")), "{told:#?}");
+    let all = told.len();
+    told.sort_unstable();
+    told.dedup();
+    assert_eq!(all, told.len(), "{told:#?}");
+}

@@ -184,13 +184,16 @@ async fn a_full_disk_costs_statements_and_no_acknowledged_commit() {
     shop.psql("shop@y", "create table kept as select 1 as n");
     let writers = Writers::start(vec![shop.url("shop@x")]);
     writers.progress(50).await;
+    let started = || shop.psql("shop@x", "select pg_postmaster_start_time()");
+    let before = started();
     let error = try_psql(
         &shop.url("shop@x"),
         "create table filler as select n, repeat('x', 1000) from generate_series(1, 400000) n",
     )
     .expect_err("400 MB do not fit");
-    eprintln!("{error}");
+    assert!(error.contains("No space left on device"), "{error}");
     assert!(shop.node.log().contains("this node's disk is full"), "the log tells the operator");
+    assert_eq!(started(), before, "the server lives on");
     mount_tmpfs(&disk, "remount,size=1g");
     pause(Duration::from_millis(100));
     writers.progress(20).await;

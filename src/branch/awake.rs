@@ -5,7 +5,7 @@
 use super::error::LifecycleError;
 use super::place::Place;
 use crate::compute::{Compute, Exit, Identity, Installation, Launch};
-use crate::filesystem::Mount;
+use crate::filesystem::{Limits, Mount};
 use crate::pageserver::{LINKED_FOLDERS, Volume};
 use crate::settings::ComputeSettings;
 use std::collections::BTreeMap;
@@ -49,10 +49,15 @@ pub(crate) async fn blocking<T: Send + 'static>(
 }
 
 impl Mounted {
-    pub(crate) async fn new(volume: Arc<Volume>, place: &Place, identity: Identity) -> Result<Mounted, LifecycleError> {
+    pub(crate) async fn new(
+        volume: Arc<Volume>,
+        place: &Place,
+        identity: Identity,
+        limits: Limits,
+    ) -> Result<Mounted, LifecycleError> {
         volume.remove_pid_file().await?;
         let (shared, path) = (volume.clone(), place.mount());
-        let mount = blocking(move || Ok(Mount::new(shared, &path, (identity.uid, identity.gid))?)).await?;
+        let mount = blocking(move || Ok(Mount::new(shared, &path, (identity.uid, identity.gid), limits)?)).await?;
         Ok(Mounted { mount, volume })
     }
 

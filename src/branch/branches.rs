@@ -9,7 +9,7 @@ use super::shared::Shared;
 use super::task::{self, Message, TaskHandle};
 use super::{AwakeStatus, Session, Status};
 use crate::compute::{self, ComputeError, Identity};
-use crate::filesystem;
+use crate::filesystem::{self, Disk};
 use crate::model::{
     Ambient, BranchHead, BranchManifest, BranchRef, Database, NodeId, PAGE_SIZE, ProjectName, Role, Target,
 };
@@ -107,6 +107,7 @@ impl Branches {
             catalog,
             cache,
             node,
+            disk: Arc::new(Disk::new(&data_dir, settings.server.disk_reserve.map(|reserve| reserve.as_u64()))),
             data_dir,
             identity,
             compute: settings.compute.clone(),

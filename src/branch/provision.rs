@@ -231,11 +231,11 @@ pub(super) async fn start_again(shared: &Shared, down: Down) -> Result<Up, (Box<
     let syncing = volume.clone();
     let prepared = blocking(move || Ok(syncing.sync_all()?)).await;
     let mounted = match prepared {
-        Ok(()) => Mounted::new(volume.clone(), &place, ground.identity).await,
+        Ok(()) => Mounted::new(volume.clone(), &place, ground.identity, shared.limits(&held.head)).await,
         Err(e) => {
             tracing::warn!(error = %e, "the delta could not be made durable; opening it anew");
             match open_volume(shared, &held.head, &base, manifest.as_ref(), &place).await {
-                Ok(anew) => Mounted::new(anew, &place, ground.identity).await,
+                Ok(anew) => Mounted::new(anew, &place, ground.identity, shared.limits(&held.head)).await,
                 Err(e) => Err(e),
             }
         }
@@ -330,7 +330,7 @@ async fn start(
     let content = volume.read_wal(wal.iter().map(|segment| segment.pages.len()).sum()).await?;
     let wal_place = place.clone();
     let written = blocking(move || wal_place.write_wal(&wal, &content, identity));
-    let (written, mounted) = tokio::join!(written, Mounted::new(volume, place, identity));
+    let (written, mounted) = tokio::join!(written, Mounted::new(volume, place, identity, shared.limits(head)));
     let mounted = mounted?;
     match written {
         Ok(()) => {

@@ -4,7 +4,8 @@ use super::bases::Bases;
 use super::error::LifecycleError;
 use super::hold::Hold;
 use crate::compute::{Identity, Installation};
-use crate::model::{Ambient, NodeId, ProjectName};
+use crate::filesystem::{Disk, Limits};
+use crate::model::{Ambient, BranchHead, NodeId, ProjectName};
 use crate::pageserver::PageCache;
 use crate::settings::{ComputeSettings, ProjectSettings};
 use crate::store::Catalog;
@@ -12,7 +13,7 @@ use nix::fcntl::Flock;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
 
 pub(super) struct Shared {
@@ -21,6 +22,7 @@ pub(super) struct Shared {
     pub bases: Bases,
     pub node: NodeId,
     pub data_dir: PathBuf,
+    pub disk: Arc<Disk>,
     pub identity: Identity,
     pub compute: ComputeSettings,
     pub projects: BTreeMap<ProjectName, ProjectSettings>,
@@ -43,6 +45,16 @@ impl Shared {
         let found = crate::compute::installation(&self.compute, major).await?;
         self.installations.lock().unwrap_or_else(PoisonError::into_inner).insert(major, found.clone());
         Ok(found)
+    }
+
+    /// What a branch may not exceed on this node.
+    pub(super) fn limits(&self, head: &BranchHead) -> Limits {
+        let project = self.projects.get(&head.project);
+        Limits {
+            branch: format!("{}@{}", head.project, head.name),
+            max_delta_bytes: project.and_then(|project| project.max_delta_bytes).map(|most| most.as_u64()),
+            disk: Some(self.disk.clone()),
+        }
     }
 
     pub(super) fn project_names(&self) -> Vec<String> {

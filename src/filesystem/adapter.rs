@@ -3,11 +3,11 @@
 //! `open` and `opendir` are answered ENOSYS, so that the kernel stops asking (FUSE_NO_OPEN_SUPPORT, FUSE_NO_OPENDIR_SUPPORT) and
 //! keeps what it cached; so is `flush`. A file that was unlinked while open lives until the kernel forgets its inode.
 
-use super::attributes::{Owner, TTL, file_type};
-use super::errno::errno;
-use super::readings::{Readings, cookie};
+use super::attributes::{TTL, file_type};
+use super::readings::cookie;
+use super::serving::{BranchFilesystem, Inner, checked};
 use crate::model::{FileId, FileKind};
-use crate::pageserver::{DataFile, Listing, NameProblem, PageError, Volume};
+use crate::pageserver::{NameProblem, PageError};
 use fuser::{
     BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
     OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
@@ -15,104 +15,17 @@ use fuser::{
 };
 use std::cell::RefCell;
 use std::ffi::OsStr;
-use std::future::Future;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::SystemTime;
-use tokio::runtime::Handle;
 
 /// Largest request the kernel sends; larger gained nothing.
 const MAX_WRITE: u32 = 1 << 20;
 /// Requests the kernel keeps in flight for read-ahead and writeback; its default of 12 starves bulk writes.
 const MAX_BACKGROUND: u16 = 64;
 
-pub(super) struct BranchFilesystem(Arc<Inner>);
-
-struct Inner {
-    volume: Arc<Volume>,
-    owner: Owner,
-    runtime: Handle,
-    readings: Readings,
-}
-
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-impl BranchFilesystem {
-    pub(super) fn new(volume: Arc<Volume>, (uid, gid): (u32, u32), runtime: Handle) -> Self {
-        // Only shown by stat: nothing is decided by it.
-        let owner = Owner { uid, gid, since: SystemTime::UNIX_EPOCH };
-        Self(Arc::new(Inner { volume, owner, runtime, readings: Readings::default() }))
-    }
-
-    /// Runs `action` with the base's listings of `directories`: at once if they are in memory, otherwise after fetching them.
-    fn with_listings<const N: usize>(
-        &self,
-        directories: [INodeNo; N],
-        action: impl FnOnce(&Inner, Result<[Listing; N], PageError>) + Send + 'static,
-    ) {
-        let ids = directories.map(|directory| FileId(directory.0));
-        let near = ids.map(|id| self.0.volume.near_listing(id));
-        if near.iter().all(Option::is_some) {
-            let nothing: Listing = Arc::new([]);
-            return action(&self.0, Ok(near.map(|listing| listing.unwrap_or_else(|| nothing.clone()))));
-        }
-        self.fetch(move |inner| async move {
-            let fetched = async {
-                let mut listings = Vec::new();
-                for id in ids {
-                    listings.push(inner.volume.listing(id).await?);
-                }
-                Ok::<_, PageError>(listings)
-            };
-            let listings = fetched
-                .await
-                .and_then(|listings| <[Listing; N]>::try_from(listings).map_err(|_| NameProblem::NotFound.into()));
-            action(&inner, listings);
-        });
-    }
-
-    /// Runs `work`, which needs the store, as a task: any number may wait for it without keeping a thread.
-    fn fetch<F: Future<Output = ()> + Send + 'static>(&self, work: impl FnOnce(Arc<Inner>) -> F) {
-        self.0.runtime.spawn(work(self.0.clone()));
-    }
-
-    /// Runs `action`, which may wait for the local disk, on a blocking thread of the runtime.
-    fn later(&self, action: impl FnOnce(&Inner) + Send + 'static) {
-        let inner = self.0.clone();
-        self.0.runtime.spawn_blocking(move || action(&inner));
-    }
-
-    fn file(&self, ino: INodeNo) -> Result<Arc<DataFile>, PageError> {
-        self.0.volume.file(FileId(ino.0))
-    }
-
-    fn make(
-        &self,
-        parent: INodeNo,
-        name: &OsStr,
-        (kind, mode, target): (FileKind, u32, Option<String>),
-        answer: impl FnOnce(&Inner, Result<fuser::FileAttr, Errno>) + Send + 'static,
-    ) {
-        let name = match checked(name) {
-            Ok(name) => name,
-            Err(e) => return answer(&self.0, Err(e)),
-        };
-        self.with_listings([parent], move |inner, listings| {
-            let made = listings.and_then(|[listing]| {
-                inner.volume.create(FileId(parent.0), &name, &listing, (kind, mode & 0o7777, target))
-            });
-            answer(inner, made.map(|made| inner.owner.attr(&made)).map_err(|e| errno(&e)));
-        });
-    }
-}
-
-/// A name as UTF-8 of at most NAME_MAX bytes.
-fn checked(name: &OsStr) -> Result<String, Errno> {
-    let name = name.to_str().ok_or(Errno::EILSEQ)?;
-    if name.len() > 255 { Err(Errno::ENAMETOOLONG) } else { Ok(name.to_owned()) }
 }
 
 impl Filesystem for BranchFilesystem {
@@ -148,22 +61,33 @@ impl Filesystem for BranchFilesystem {
         };
         self.with_listings([parent], move |inner, listings| {
             match listings.and_then(|[listing]| inner.volume.lookup(FileId(parent.0), &name, &listing)) {
-                Ok(found) => reply.entry(&TTL, &inner.owner.attr(&found), Generation(0)),
+                Ok(found) => {
+                    let (ttl, attr) = inner.shown(&found);
+                    reply.entry(&ttl, &attr, Generation(0));
+                }
                 Err(PageError::Name(NameProblem::NotFound)) => reply.entry(&TTL, &inner.owner.nothing(), Generation(0)),
-                Err(e) => reply.error(errno(&e)),
+                Err(e) => reply.error(inner.errno(parent, &e)),
             }
         });
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
         self.0.volume.forget(FileId(ino.0), count);
+        if self.0.room.is_tight() {
+            self.0.room.look();
+        }
     }
 
-    fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        match self.0.volume.attributes(FileId(ino.0)) {
-            Ok(found) => reply.attr(&TTL, &self.0.owner.attr(&found)),
-            Err(e) => reply.error(errno(&e)),
+    /// With a handle it comes before a write, a read behind the end or a seek to it; without, from stat(2).
+    fn getattr(&self, request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        if fh.is_none() || !self.0.room.is_tight() {
+            return self.0.answer_attributes(reply, ino, self.0.volume.attributes(FileId(ino.0)));
         }
+        let thread = request.pid();
+        self.later(move |inner| match inner.room.admits_thread(FileId(ino.0), thread) {
+            true => inner.answer_attributes(reply, ino, inner.volume.attributes(FileId(ino.0))),
+            false => reply.error(Errno::ENOSPC),
+        });
     }
 
     fn setattr(
@@ -194,10 +118,7 @@ impl Filesystem for BranchFilesystem {
             }
             inner.volume.attributes(id)
         };
-        let answer = move |inner: &Inner| match change(inner) {
-            Ok(changed) => reply.attr(&TTL, &inner.owner.attr(&changed)),
-            Err(e) => reply.error(errno(&e)),
-        };
+        let answer = move |inner: &Inner| inner.answer_attributes(reply, ino, change(inner));
         // A truncation may wait for the journal's fsync.
         if size.is_some() { self.later(answer) } else { answer(&self.0) }
     }
@@ -205,21 +126,21 @@ impl Filesystem for BranchFilesystem {
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
         match self.0.volume.target(FileId(ino.0)) {
             Ok(target) => reply.data(target.as_bytes()),
-            Err(e) => reply.error(errno(&e)),
+            Err(e) => reply.error(self.0.errno(ino, &e)),
         }
     }
 
     fn mkdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        self.make(parent, name, (FileKind::Directory, mode & !umask, None), |_, made| match made {
-            Ok(attr) => reply.entry(&TTL, &attr, Generation(0)),
+        self.make(parent, name, (FileKind::Directory, mode & !umask, None), |made| match made {
+            Ok((ttl, attr)) => reply.entry(&ttl, &attr, Generation(0)),
             Err(e) => reply.error(e),
         });
     }
 
     fn symlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let Some(target) = target.to_str() else { return reply.error(Errno::EILSEQ) };
-        self.make(parent, name, (FileKind::Symlink, 0o777, Some(target.to_owned())), |_, made| match made {
-            Ok(attr) => reply.entry(&TTL, &attr, Generation(0)),
+        self.make(parent, name, (FileKind::Symlink, 0o777, Some(target.to_owned())), |made| match made {
+            Ok((ttl, attr)) => reply.entry(&ttl, &attr, Generation(0)),
             Err(e) => reply.error(e),
         });
     }
@@ -234,8 +155,10 @@ impl Filesystem for BranchFilesystem {
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        self.make(parent, name, (FileKind::File, mode & !umask, None), |_, made| match made {
-            Ok(attr) => reply.created(&TTL, &attr, Generation(0), FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
+        self.make(parent, name, (FileKind::File, mode & !umask, None), |made| match made {
+            Ok((ttl, attr)) => {
+                reply.created(&ttl, &attr, Generation(0), FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
+            }
             Err(e) => reply.error(e),
         });
     }
@@ -247,7 +170,7 @@ impl Filesystem for BranchFilesystem {
         };
         self.with_listings([parent], move |inner, listings| {
             let removed = listings.and_then(|[listing]| inner.volume.remove(FileId(parent.0), &name, &listing, None));
-            answer_empty(reply, removed);
+            inner.answer_empty(reply, parent, removed);
         });
     }
 
@@ -264,7 +187,7 @@ impl Filesystem for BranchFilesystem {
                 let own_listing = inner.volume.listing(own).await?;
                 inner.volume.remove(FileId(parent.0), &name, &listing, Some(&own_listing))
             };
-            answer_empty(reply, removed.await);
+            inner.answer_empty(reply, parent, removed.await);
         });
     }
 
@@ -292,7 +215,7 @@ impl Filesystem for BranchFilesystem {
                 // Postgres never renames over a directory; one that is there counts as not empty.
                 inner.volume.rename(from, to, None)
             });
-            answer_empty(reply, renamed);
+            inner.answer_empty(reply, parent, renamed);
         });
     }
 
@@ -311,19 +234,19 @@ impl Filesystem for BranchFilesystem {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let file = match self.file(ino) {
+        let file = match self.0.file(ino) {
             Ok(file) => file,
-            Err(e) => return reply.error(errno(&e)),
+            Err(e) => return reply.error(e),
         };
         BUFFER.with_borrow_mut(|buffer| match self.0.volume.read_near(&file, offset, size as usize, buffer) {
             Ok(true) => reply.data(buffer),
             Ok(false) => self.fetch(move |inner| async move {
                 match inner.volume.read(&file, offset, size as usize).await {
                     Ok(bytes) => reply.data(&bytes),
-                    Err(e) => reply.error(errno(&e)),
+                    Err(e) => reply.error(inner.errno(ino, &e)),
                 }
             }),
-            Err(e) => reply.error(errno(&e)),
+            Err(e) => reply.error(self.0.errno(ino, &e)),
         });
     }
 
@@ -339,22 +262,23 @@ impl Filesystem for BranchFilesystem {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let file = match self.file(ino) {
+        let file = match self.0.file(ino) {
             Ok(file) => file,
-            Err(e) => return reply.error(errno(&e)),
+            Err(e) => return reply.error(e),
         };
+        let size_before = file.size();
         match self.0.volume.write_near(&file, offset, data) {
-            Ok(true) => reply.written(data.len() as u32),
+            Ok(true) => self.0.answer_write(reply, &file, size_before, data.len()),
             Ok(false) => {
                 let data = data.to_vec();
                 self.fetch(move |inner| async move {
                     match inner.volume.write(&file, offset, &data).await {
-                        Ok(()) => reply.written(data.len() as u32),
-                        Err(e) => reply.error(errno(&e)),
+                        Ok(()) => inner.answer_write(reply, &file, size_before, data.len()),
+                        Err(e) => reply.error(inner.errno(ino, &e)),
                     }
                 });
             }
-            Err(e) => reply.error(errno(&e)),
+            Err(e) => reply.error(self.0.errno(ino, &e)),
         }
     }
 
@@ -363,19 +287,19 @@ impl Filesystem for BranchFilesystem {
     }
 
     fn fsync(&self, _request: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        let file = match self.file(ino) {
+        let file = match self.0.file(ino) {
             Ok(file) => file,
-            Err(e) => return reply.error(errno(&e)),
+            Err(e) => return reply.error(e),
         };
         self.later(move |inner| {
             let synced = inner.volume.sync(&file);
             inner.volume.announce_pid_file(&file);
-            answer_empty(reply, synced);
+            inner.answer_empty(reply, ino, synced);
         });
     }
 
-    fn fsyncdir(&self, _request: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.later(move |inner| answer_empty(reply, inner.volume.sync_names()));
+    fn fsyncdir(&self, _request: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.later(move |inner| inner.answer_empty(reply, ino, inner.volume.sync_names()));
     }
 
     fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -389,7 +313,7 @@ impl Filesystem for BranchFilesystem {
                 .and_then(|[listing]| inner.readings.entries(&inner.volume, directory, offset, &listing))
             {
                 Ok(entries) => entries,
-                Err(e) => return reply.error(errno(&e)),
+                Err(e) => return reply.error(inner.errno(ino, &e)),
             };
             for (index, (id, kind, name)) in entries.iter().enumerate().filter(|(i, e)| cookie(*i, e.0) > offset) {
                 if reply.add(INodeNo(id.0), cookie(index, *id), file_type(*kind), name) {
@@ -416,7 +340,7 @@ impl Filesystem for BranchFilesystem {
             });
             let (entries, listing) = match listed {
                 Ok(listed) => listed,
-                Err(e) => return reply.error(errno(&e)),
+                Err(e) => return reply.error(inner.errno(ino, &e)),
             };
             for (index, (id, _, name)) in entries.iter().enumerate().filter(|(i, e)| cookie(*i, e.0) > offset) {
                 // `.` and `..` are not counted as told (libfuse, fuse_lowlevel.h, readdirplus).
@@ -427,7 +351,8 @@ impl Filesystem for BranchFilesystem {
                 };
                 // Removed since the first request.
                 let Ok(found) = found else { continue };
-                if reply.add(INodeNo(id.0), cookie(index, *id), name, &TTL, &inner.owner.attr(&found), Generation(0)) {
+                let (ttl, attr) = inner.shown(&found);
+                if reply.add(INodeNo(id.0), cookie(index, *id), name, &ttl, &attr, Generation(0)) {
                     if index >= 2 {
                         inner.volume.forget(found.id, 1);
                     }
@@ -462,7 +387,7 @@ impl Filesystem for BranchFilesystem {
 
     fn fallocate(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -474,17 +399,22 @@ impl Filesystem for BranchFilesystem {
         if mode != 0 {
             return reply.error(Errno::EOPNOTSUPP);
         }
-        let grown = self.file(ino).and_then(|file| {
-            let size = file.size().max(offset + length);
-            self.0.volume.set_size(&file, size)
+        let file = match self.0.file(ino) {
+            Ok(file) => file,
+            Err(e) => return reply.error(e),
+        };
+        let (thread, end) = (request.pid(), offset.saturating_add(length));
+        let grow = move |inner: &Inner, reply| {
+            let grown = inner.volume.set_size(&file, file.size().max(end));
+            inner.answer_empty(reply, ino, grown);
+        };
+        self.0.room.look();
+        if !self.0.room.is_tight() {
+            return grow(&self.0, reply);
+        }
+        self.later(move |inner| match inner.room.admits_allocation(FileId(ino.0), end, thread) {
+            true => grow(inner, reply),
+            false => reply.error(Errno::ENOSPC),
         });
-        answer_empty(reply, grown);
-    }
-}
-
-fn answer_empty(reply: ReplyEmpty, outcome: Result<(), PageError>) {
-    match outcome {
-        Ok(()) => reply.ok(),
-        Err(e) => reply.error(errno(&e)),
     }
 }

@@ -5,9 +5,16 @@
 
 mod adapter;
 mod attributes;
+mod disk;
 mod errno;
 mod mount;
 mod readings;
+mod relations;
+mod requester;
+mod room;
+mod serving;
 mod tuning;
 
+pub use disk::Disk;
 pub use mount::{Mount, MountError, detach_stale};
+pub use room::Limits;

@@ -3,7 +3,8 @@
 //! As root by mount(2), otherwise through `fusermount3`. An unmount returns once the kernel has written back every dirty page and
 //! the last request is answered.
 
-use super::adapter::BranchFilesystem;
+use super::room::{Limits, Room};
+use super::serving::BranchFilesystem;
 use super::tuning;
 use crate::pageserver::Volume;
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
@@ -39,10 +40,13 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// Mounts `volume` at the empty directory `path`, its files owned by `owner` (uid, gid). Blocking: call it from a blocking thread of the runtime.
-    pub fn new(volume: Arc<Volume>, path: &Path, owner: (u32, u32)) -> Result<Mount, MountError> {
+    /// Mounts `volume` at the empty directory `path`, its files owned by `owner` (uid, gid), not to exceed `limits`.
+    /// Blocking: call it from a blocking thread of the runtime.
+    pub fn new(volume: Arc<Volume>, path: &Path, owner: (u32, u32), limits: Limits) -> Result<Mount, MountError> {
         let failed = |source| MountError::Mount { path: path.to_owned(), source };
-        let filesystem = BranchFilesystem::new(volume, owner, tokio::runtime::Handle::current());
+        let runtime = tokio::runtime::Handle::current();
+        let room = Room::new(volume.clone(), limits, runtime.clone());
+        let filesystem = BranchFilesystem::new(room.clone(), volume, owner, runtime);
         let mut config = Config::default();
         config.mount_options = vec![
             MountOption::FSName("offshoot".to_owned()),
@@ -58,9 +62,14 @@ impl Mount {
         config.n_threads = Some(THREADS);
         config.clone_fd = true;
         let session = Session::new(filesystem, path, &config).and_then(Session::spawn).map_err(failed)?;
-        if is_root && let Err(error) = tuning::lift_throttle(path) {
-            tracing::warn!(%error, path = %path.display(), "writes to this branch stay throttled by the kernel");
-        }
+        let lifted = is_root.then(|| tuning::lift_throttle(path));
+        let throttle = lifted.and_then(|lifted| {
+            let warn = |error| {
+                tracing::warn!(%error, path = %path.display(), "writes to this branch stay throttled by the kernel");
+            };
+            lifted.map_err(warn).ok()
+        });
+        room.mounted(session.notifier(), throttle);
         Ok(Mount { path: path.to_owned(), session: Some(session) })
     }
 

@@ -141,6 +141,7 @@ mod tests {
             upload_interval: None,
             durability: Default::default(),
             max_branches: 1,
+            max_delta_bytes: None,
             parameters: Default::default(),
             users: user.into_iter().collect(),
         };

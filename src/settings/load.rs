@@ -108,6 +108,12 @@ fn validate(settings: &mut Settings, environment: &BTreeMap<String, String>) -> 
         if project.idle_timeout.is_zero() {
             return Err(format!("project {}: idle_timeout must be longer than nothing", project.name));
         }
+        if project.max_delta_bytes.is_some_and(|most| most.as_u64() == 0) {
+            return Err(format!(
+                "project {}: max_delta_bytes must be more than nothing; leave it out for no limit",
+                project.name
+            ));
+        }
         for user in &mut project.users {
             let place = format!("user {} of project {}", user.name, project.name);
             match (&user.verifier, &user.password_env) {
@@ -153,6 +159,8 @@ mod tests {
         assert_eq!(sample.compute.start_timeout, least.compute.start_timeout);
         assert_eq!(sample.projects[0].idle_timeout, least.projects[0].idle_timeout);
         assert_eq!(sample.projects[0].max_branches, least.projects[0].max_branches);
+        assert_eq!(sample.projects[0].max_delta_bytes, least.projects[0].max_delta_bytes);
+        assert_eq!(sample.server.disk_reserve, least.server.disk_reserve);
     }
 
     #[test]
@@ -177,6 +185,26 @@ mod tests {
         assert_eq!(settings.server.max_handshakes, 7);
         assert_eq!(settings.store.url, "s3://b");
         assert_eq!(settings.projects[0].idle_timeout, Duration::from_secs(9));
+    }
+
+    #[test]
+    fn sizes_are_written_as_people_do_or_in_bytes() {
+        let largest = |value: &str| {
+            let text = LEAST.replace("name =", &format!("max_delta_bytes = {value}\nname ="));
+            with(&text, &[]).map(|settings| settings.projects[0].max_delta_bytes.map(|size| size.as_u64()))
+        };
+        assert_eq!(largest("\"20GiB\""), Ok(Some(20 << 30)));
+        assert_eq!(largest("\"40 MB\""), Ok(Some(40_000_000)));
+        assert_eq!(largest("4096"), Ok(Some(4096)));
+        assert!(largest("\"0\"").expect_err("refused").contains("leave it out"));
+        assert!(largest("\"much\"").is_err());
+        for value in ["1GiB", "1073741824"] {
+            let variables =
+                [("OFFSHOOT_PROJECT_SHOP_EU_MAX_DELTA_BYTES", value), ("OFFSHOOT_SERVER_DISK_RESERVE", value)];
+            let settings = with(LEAST, &variables).expect("valid");
+            assert_eq!(settings.projects[0].max_delta_bytes.map(|size| size.as_u64()), Some(1 << 30));
+            assert_eq!(settings.server.disk_reserve.map(|size| size.as_u64()), Some(1 << 30));
+        }
     }
 
     #[test]

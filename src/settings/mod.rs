@@ -8,6 +8,7 @@ mod load;
 pub use load::{SettingsError, load};
 
 use crate::model::{ProjectName, Secret};
+use bytesize::ByteSize;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -37,6 +38,9 @@ pub struct ServerSettings {
     pub admin_listen: SocketAddr,
     /// Cache, deltas, sockets and mounts of this node.
     pub data_dir: PathBuf,
+    /// Free space on the file system of `data_dir` below which no branch may grow. Default: 1 GiB, or a tenth of the file system if that
+    /// is less.
+    pub disk_reserve: Option<ByteSize>,
     /// PEM files; with both, clients may use TLS.
     pub tls_cert: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,
@@ -58,6 +62,7 @@ impl Default for ServerSettings {
             listen: SocketAddr::from(([127, 0, 0, 1], 6432)),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 7432)),
             data_dir: PathBuf::from("/var/lib/offshoot"),
+            disk_reserve: None,
             tls_cert: None,
             tls_key: None,
             require_tls: false,
@@ -120,6 +125,9 @@ pub struct ProjectSettings {
     /// Most branches at a time; a connect that would make one more is refused.
     #[serde(default = "default_max_branches")]
     pub max_branches: usize,
+    /// Bytes of pages of its own from which on a branch may not grow; without it, as far as the disk reaches.
+    #[serde(default)]
+    pub max_delta_bytes: Option<ByteSize>,
     /// Postgres settings of every branch, over those of the base.
     #[serde(default)]
     pub parameters: BTreeMap<String, String>,

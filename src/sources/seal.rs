@@ -8,7 +8,8 @@ use crate::branch::awake::{Ground, Mounted, blocking};
 use crate::branch::place::Place;
 use crate::branch::{LifecycleError, wal};
 use crate::compute;
-use crate::model::{BaseManifest, Cluster, SealedBase};
+use crate::filesystem::Limits;
+use crate::model::{BaseManifest, Cluster, ProjectName, SealedBase};
 use crate::pageserver::{self, PageCache, SealedParts, StagedBase, Volume, VolumeSource};
 use crate::settings::Durability;
 use crate::store::{Catalog, keys};
@@ -48,7 +49,7 @@ pub(super) async fn seal(sealing: Sealing<'_>, scratch: &Path) -> Result<(Sealed
     for name in HOSTILE {
         volume.remove_root_file(name).await?;
     }
-    let (volume, cluster) = make_consistent(volume, &ground, &place).await?;
+    let (volume, cluster) = make_consistent(volume, &ground, &place, &staged.project).await?;
     let wal = wal::segment_of_volume(&volume).await?;
     let (store, folder, runtime) = (catalog.store().clone(), scratch.to_owned(), tokio::runtime::Handle::current());
     let (sealed_wal, sealed_staged) = (wal.clone(), staged.clone());
@@ -84,8 +85,10 @@ async fn make_consistent(
     volume: Arc<Volume>,
     ground: &Ground,
     place: &Place,
+    project: &ProjectName,
 ) -> Result<(Arc<Volume>, Cluster), LifecycleError> {
-    let mounted = Mounted::new(volume, place, ground.identity).await?;
+    let limits = Limits::none(format!("the import of {project}"));
+    let mounted = Mounted::new(volume, place, ground.identity, limits).await?;
     let (data_dir, run_dir) = (place.mount(), place.run());
     let superuser = compute::bootstrap_superuser(mounted.launch(ground, &data_dir, &run_dir)).await?;
     let awake = mounted.start(ground, place).await.map_err(|(_, error)| error)?;

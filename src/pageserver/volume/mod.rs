@@ -4,6 +4,7 @@
 //! possible without a request, for the threads that serve FUSE, and an `async` one that fetches first.
 //! Lock order: tree, then a file's state, then the journal.
 
+mod accounts;
 mod names;
 mod open;
 mod snapshot;

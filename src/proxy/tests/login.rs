@@ -97,6 +97,7 @@ async fn the_config_lets_in_a_role_that_has_no_password() {
         upload_interval: None,
         durability: Default::default(),
         max_branches: 1,
+        max_delta_bytes: None,
         parameters: Default::default(),
         users: vec![
             user("nopassword", None, Some("given")),
