@@ -24,6 +24,7 @@ use crate::model::{
 };
 use bytes::Bytes;
 use futures::StreamExt;
+use std::collections::HashMap;
 
 /// Heads and manifests in one store. Cheap to clone.
 #[derive(Clone)]
@@ -95,8 +96,10 @@ impl Catalog {
     pub async fn publish_base(&self, manifest: &BaseManifest) -> Result<SealedBase, StoreError> {
         let manifest_key = keys::base_manifest(&manifest.project, &manifest.id);
         self.store.create(&manifest_key, document::encode(manifest)).await?;
-        // From here on the base's objects count as young, as a pin does (`pins`). An import that slept for days may have been given up before.
-        self.refuse_condemned(|key| key.starts_with(&keys::base(&manifest.project, &manifest.id))).await?;
+        // From here on the base's objects count as young, as if they were pinned (`pins`). An import that slept for days may have been given up before.
+        let folder = keys::base(&manifest.project, &manifest.id);
+        self.refuse_condemned(|key| key.starts_with(&folder)).await?;
+        self.check_base_is_there(manifest).await?;
         let key = keys::project_head(&manifest.project);
         for _ in 0..PUBLISH_ATTEMPTS {
             let current = self.read::<ProjectHead>(&key).await?;
@@ -119,6 +122,24 @@ impl Catalog {
             }
         }
         Err(StoreError::Conflict { key })
+    }
+
+    async fn check_base_is_there(&self, manifest: &BaseManifest) -> Result<(), StoreError> {
+        let listed = self.store.list_objects(&keys::base(&manifest.project, &manifest.id)).await?;
+        let there: HashMap<String, u64> = listed.into_iter().map(|object| (object.key, object.bytes)).collect();
+        let pack = |number| keys::base_pack(&manifest.project, &manifest.id, number);
+        let packs = manifest.packs.iter().map(|part| (pack(part.number), part.bytes));
+        let index = (keys::base_index(&manifest.project, &manifest.id), manifest.index_bytes);
+        for (key, bytes) in packs.chain([index]) {
+            match there.get(&key) {
+                None => return Err(StoreError::Missing { key }),
+                Some(found) if *found != bytes => {
+                    return Err(StoreError::Damaged { key, what: format!("it has {found} bytes, not {bytes}") });
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
     }
 
     /// A sealed base.

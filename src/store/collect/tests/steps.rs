@@ -26,7 +26,7 @@ fn world() -> World {
     let base = BaseId::random(&entropy);
     let world = World { clock, catalog, entropy, collector, base };
     block_on(put_packs(&world.catalog, &world.base, 2)).expect("puts");
-    block_on(world.catalog.publish_base(&base_manifest(&world.base))).expect("publishes");
+    block_on(world.catalog.publish_base(&base_manifest(&world.base, 2))).expect("publishes");
     world
 }
 
@@ -283,13 +283,13 @@ fn a_killed_import_goes_and_one_under_way_stays() {
     block_on(world.catalog.store().create(&keys::base_staged_index(&project(), &world.base), b"x".to_vec())).expect("puts");
     for number in 2..8 {
         world.pass(GRACE - Duration::from_secs(1));
-        block_on(world.catalog.store().create(&keys::base_pack(&project(), &slow, number), b"p".to_vec())).expect("puts");
+        block_on(world.catalog.store().create(&keys::base_pack(&project(), &slow, number), b"pack".to_vec())).expect("puts");
         world.run();
     }
     assert_eq!(world.keys(&keys::base(&project(), &killed)), Vec::<String>::new());
     assert_eq!(world.keys(&keys::base(&project(), &slow)).len(), 9);
     assert_eq!(world.keys(&keys::base(&project(), &world.base)).len(), 4, "its staged index went");
-    block_on(world.catalog.publish_base(&base_manifest(&slow))).expect("publishes");
+    block_on(world.catalog.publish_base(&base_manifest(&slow, 8))).expect("publishes");
     world.collect_all();
     assert_eq!(world.keys(&keys::base(&project(), &slow)).len(), 10);
 }
@@ -301,8 +301,16 @@ fn an_import_given_up_by_the_collector_cannot_be_sealed() {
     block_on(put_packs(&world.catalog, &slow, 2)).expect("puts");
     world.pass(GRACE);
     world.run();
-    let refused = block_on(world.catalog.publish_base(&base_manifest(&slow))).expect_err("condemned");
+    let refused = block_on(world.catalog.publish_base(&base_manifest(&slow, 2))).expect_err("condemned");
     assert!(matches!(refused, StoreError::Condemned { .. }), "{refused}");
+    assert!(block_on(world.catalog.bases(&project())).expect("reads").len() == 1);
+
+    let slower = BaseId::random(&world.entropy);
+    block_on(put_packs(&world.catalog, &slower, 2)).expect("puts");
+    world.collect_all();
+    let refused = block_on(world.catalog.publish_base(&base_manifest(&slower, 2))).expect_err("gone");
+    assert!(matches!(refused, StoreError::Missing { .. }), "{refused}");
+    assert!(block_on(world.catalog.bases(&project())).expect("reads").len() == 1);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::model::{
     BaseId, BaseManifest, BranchHead, BranchId, BranchManifest, BranchRef, Cluster, Entropy, Holder, LayerRef,
-    ManifestRef, NodeId, Nonce, ProjectName, TreeDiff, UnixMs, WalSegment,
+    ManifestRef, NodeId, Nonce, PackRef, ProjectName, TreeDiff, UnixMs, WalSegment,
 };
 use crate::store::{Catalog, Created, Held, StoreError, keys};
 use std::collections::BTreeMap;
@@ -19,7 +19,8 @@ fn wal() -> WalSegment {
     WalSegment { name: "0".repeat(24), size: 16 << 20, pages: Vec::new() }
 }
 
-pub(super) fn base_manifest(id: &BaseId) -> BaseManifest {
+/// Of a base with so many packs of [`put_packs`].
+pub(super) fn base_manifest(id: &BaseId, packs: u32) -> BaseManifest {
     let cluster = Cluster {
         major: 15,
         server_version: "15.0".to_owned(),
@@ -36,8 +37,8 @@ pub(super) fn base_manifest(id: &BaseId) -> BaseManifest {
         source: "a test".to_owned(),
         cluster,
         wal: wal(),
-        packs: Vec::new(),
-        index_bytes: 0,
+        packs: (0..packs).map(|number| PackRef { number, bytes: 4 }).collect(),
+        index_bytes: 5,
         last_file_id: 0,
         files: 0,
         logical_bytes: 0,
