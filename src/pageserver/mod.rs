@@ -18,6 +18,7 @@ mod cache;
 mod codec;
 mod error;
 mod file;
+pub mod fsck;
 mod frame;
 mod index;
 mod journal;
