@@ -187,7 +187,11 @@ fn a_collector_that_is_killed_anywhere_is_taken_up_by_the_next() {
     killed_at(&shop, "garbage-deleted", &["gc"]);
     check_clean(&shop);
     let report = collect(&shop);
-    assert_eq!(objects(&report, "deleted") + objects(&report, "condemned") + objects(&report, "waiting"), 0, "{report:#}");
+    assert_eq!(
+        objects(&report, "deleted") + objects(&report, "condemned") + objects(&report, "waiting"),
+        0,
+        "{report:#}"
+    );
     assert!(!keys(&store).iter().any(|key| key.starts_with("v1/gc")), "{:?}", keys(&store));
     check_clean(&shop);
     assert_eq!(shop.psql("shop@b", "select count(*) from own"), "2000");
@@ -215,7 +219,8 @@ impl Damage<'_> {
 
     /// Changes objects, looks what fsck finds, and puts them back.
     fn expect(&self, what: &str, changed: &[&str], change: impl Fn(), branches: &[&str]) {
-        let before: Vec<Vec<u8>> = changed.iter().map(|key| fs::read(self.store.join(key)).expect("it is there")).collect();
+        let before: Vec<Vec<u8>> =
+            changed.iter().map(|key| fs::read(self.store.join(key)).expect("it is there")).collect();
         change();
         let (status, findings) = self.fsck(&[]);
         for (key, bytes) in changed.iter().zip(before) {
@@ -261,8 +266,10 @@ fn every_damage_is_found_where_it_is_and_nothing_else() {
     let shop = Fixture::new().idle_timeout("1s").live_source().start();
     sleeps_with_table(&shop, "shop@a");
     let damage = Damage { shop: &shop, store: store(&shop) };
-    let all = |part: &str| -> Vec<String> { keys(&damage.store).into_iter().filter(|key| key.contains(part)).collect() };
-    let first_base = all("/base/").iter().find(|key| key.ends_with("/manifest")).expect("a base").replace("/manifest", "");
+    let all =
+        |part: &str| -> Vec<String> { keys(&damage.store).into_iter().filter(|key| key.contains(part)).collect() };
+    let first_base =
+        all("/base/").iter().find(|key| key.ends_with("/manifest")).expect("a base").replace("/manifest", "");
     let first = all("v1/branch/")[0].split('/').nth(2).expect("an id").to_owned();
     let head = "v1/project/shop/branch/a/head";
     let older = fs::read(damage.store.join(head)).expect("a head is readable");
@@ -288,8 +295,8 @@ fn every_damage_is_found_where_it_is_and_nothing_else() {
         damage.try_all(&format!("{first_base}/{part}"), &["shop@a", "shop@b"]);
     }
 
-    let second_base = all("/base/").into_iter().filter(|key| key.ends_with("/manifest") && !key.starts_with(&first_base));
-    let second_base = second_base.last().expect("two bases").replace("/manifest", "");
+    let is_second = |key: &String| key.ends_with("/manifest") && !key.starts_with(&first_base);
+    let second_base = all("/base/").into_iter().find(is_second).expect("two bases").replace("/manifest", "");
     for part in ["manifest", "index", "pack/00000"] {
         let (one, other) = (format!("{first_base}/{part}"), format!("{second_base}/{part}"));
         damage.swap(&one, &other, &["shop@a", "shop@b", "shop@c"]);

@@ -58,16 +58,16 @@ pub(super) async fn bring_up(shared: &Shared, branch: &BranchRef) -> Result<Up, 
             let place = Place::of(&shared.data_dir, &held.head.id);
             let note = blocking(move || place.read_note()).await.map_err(failed)?;
             match note.filter(|note| note.epoch == held.head.epoch) {
-                Some(note) if note.started => ("resumed", resume(shared, branch, held).await?),
+                Some(note) if note.started => ("resumed", resume(shared, branch, *held).await?),
                 // Killed before anyone was told that it is up: what was written says nothing.
                 Some(_) => {
                     claim(shared, &held.head).await.map_err(failed)?;
-                    ("begun again", begin(shared, branch, held).await.map_err(failed)?)
+                    ("begun again", begin(shared, branch, *held).await.map_err(failed)?)
                 }
                 None => return Err(BranchError::LocalDataLost { branch: branch.to_string() }),
             }
         }
-        Lookup::Found(held) => ("woken", wake(shared, branch, held).await?),
+        Lookup::Found(held) => ("woken", wake(shared, branch, *held).await?),
     };
     let millis = started.elapsed().as_millis();
     tracing::info!(%branch, how, base = up.held.head.base_version, epoch = up.held.head.epoch, millis, "branch awake");

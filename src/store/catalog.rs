@@ -15,8 +15,8 @@
 //! A tombstone costs one object of about 700 bytes and one GET in each listing of its project's branches. They stay until something can tell that no put older
 //! than them is under way anywhere; the collector removes all the rest.
 
-use super::{Expect, Store, StoreError, Version, document, keys};
 use super::document::Document;
+use super::{Expect, Store, StoreError, Version, document, keys};
 use crate::model::fault::{self, FaultPoint};
 use crate::model::{
     BaseId, BaseManifest, BranchHead, BranchManifest, BranchRef, Entropy, ManifestRef, Nonce, ProjectHead, ProjectName,
@@ -52,7 +52,7 @@ pub enum Created {
 /// What there is under a branch's name.
 #[derive(Clone, Debug)]
 pub enum Lookup {
-    Found(Held),
+    Found(Box<Held>),
     /// Nobody has it. Whoever makes a branch begins with this epoch: 1, or the one after a deleted branch's last.
     Vacant {
         next_epoch: u64,
@@ -66,7 +66,7 @@ pub enum Deletion {
     /// There is none.
     Absent,
     /// A node has it, with changes that nobody else has.
-    Held(BranchHead),
+    Held(Box<BranchHead>),
 }
 
 /// How often a deletion is tried anew when the head changes meanwhile.
@@ -170,7 +170,7 @@ impl Catalog {
         Ok(match self.head_or_tombstone(branch).await? {
             None => Lookup::Vacant { next_epoch: 1 },
             Some(held) if held.head.is_tombstone() => Lookup::Vacant { next_epoch: held.head.epoch + 1 },
-            Some(held) => Lookup::Found(held),
+            Some(held) => Lookup::Found(Box::new(held)),
         })
     }
 
@@ -230,7 +230,7 @@ impl Catalog {
                 (Some(held), _) => held,
             };
             if held.head.dirty || held.head.holder.is_some() {
-                return Ok(Deletion::Held(held.head));
+                return Ok(Deletion::Held(Box::new(held.head)));
             }
             ours = Some(held.head.id.clone());
             match self.update_branch(&held, |head| head.deleted_at_ms = Some(now)).await {

@@ -100,7 +100,8 @@ pub(super) fn decode_head<T: Document>(key: &str, bytes: &[u8]) -> Result<T, Sto
 
 /// A head's text up to its sum, and what that says, if it is a number; `None` for one from before there were sums.
 fn split_sum(bytes: &[u8]) -> Option<(&[u8], Option<u32>)> {
-    let (body, tail) = bytes.split_at_checked(bytes.len().checked_sub(SUM_BEFORE.len() + SUM_DIGITS + SUM_AFTER.len())?)?;
+    let (body, tail) =
+        bytes.split_at_checked(bytes.len().checked_sub(SUM_BEFORE.len() + SUM_DIGITS + SUM_AFTER.len())?)?;
     let digits = tail.strip_prefix(SUM_BEFORE)?.strip_suffix(SUM_AFTER)?;
     Some((body, std::str::from_utf8(digits).ok().and_then(|digits| u32::from_str_radix(digits, 16).ok())))
 }

@@ -138,9 +138,13 @@ impl Fsck<'_> {
             }
             let stored = self.read(key, page.offset..at).await?;
             if index::sum(owner, &stored) != page.crc {
-                return Err(Trouble::Damaged(format!("the checksum of the record page at byte {} does not match", page.offset)));
+                return Err(Trouble::Damaged(format!(
+                    "the checksum of the record page at byte {} does not match",
+                    page.offset
+                )));
             }
-            let bytes = zstd::bulk::decompress(&stored, page.length as usize).map_err(|e| Trouble::damaged(e.to_string()))?;
+            let bytes =
+                zstd::bulk::decompress(&stored, page.length as usize).map_err(|e| Trouble::damaged(e.to_string()))?;
             let mut reader = Reader::new(&bytes);
             while !reader.is_empty() {
                 let record = index::decode_record(&mut reader);

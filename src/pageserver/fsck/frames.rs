@@ -1,8 +1,8 @@
 //! Checks frames of one object: read in order, in large ranges, opened on a blocking thread while the next range is read.
 
 use super::{Fsck, READ, Trouble};
-use crate::pageserver::frame::{FrameRef, Identity};
 use crate::model::FileId;
+use crate::pageserver::frame::{FrameRef, Identity};
 use bytes::Bytes;
 use futures::StreamExt;
 use std::ops::Range;

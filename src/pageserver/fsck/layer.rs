@@ -26,7 +26,8 @@ impl Fsck<'_> {
         }
         for branch in &reached.branches {
             let Some(manifest) = &branch.manifest else { continue };
-            let Some(all) = branch.layers.iter().map(|layer| wal.get(layer.key.as_str())).collect::<Option<Vec<_>>>() else {
+            let Some(all) = branch.layers.iter().map(|layer| wal.get(layer.key.as_str())).collect::<Option<Vec<_>>>()
+            else {
                 continue;
             };
             if let Some(page) = (0..branch.wal_pages).find(|page| !all.iter().any(|pages| pages.contains(page))) {
@@ -70,7 +71,8 @@ impl Fsck<'_> {
         if layer::sum(key, &stored) != footer.crc {
             return Err(Trouble::damaged("its index's checksum does not match"));
         }
-        let index = zstd::bulk::decompress(&stored, footer.length as usize).map_err(|e| Trouble::damaged(e.to_string()))?;
+        let index =
+            zstd::bulk::decompress(&stored, footer.length as usize).map_err(|e| Trouble::damaged(e.to_string()))?;
         let (frames, pages, stored_pages) =
             layer::decode_index(&index, footer).ok_or_else(|| Trouble::damaged("its index is cut short"))?;
         if frames.len() as u32 != stored_pages.div_ceil(PAGES_PER_FRAME as u32) {

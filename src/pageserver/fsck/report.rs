@@ -1,4 +1,4 @@
-//! What a check found.
+//! What a check found: damaged objects with the branches they touch, objects that could not be read, and how much was checked.
 
 use super::Trouble;
 use super::heads::Reached;
@@ -82,9 +82,10 @@ impl Report {
                     let touched = reached.branches.iter().filter(|branch| branch.base == base);
                     (said, touched.map(|branch| branch.name.to_string()).collect())
                 }
-                Key::ProjectHead(project) => {
-                    (None, reached.names.iter().filter(|name| name.project == project).map(ToString::to_string).collect())
-                }
+                Key::ProjectHead(project) => (
+                    None,
+                    reached.names.iter().filter(|name| name.project == project).map(ToString::to_string).collect(),
+                ),
                 Key::BranchHead(branch) => (None, vec![branch.to_string()]),
                 _ => (None, by_object.get(finding.object.as_str()).cloned().unwrap_or_default()),
             };

@@ -102,10 +102,8 @@ impl Collector {
         // After the lists: a mark is put later than its list.
         let marks = store.list_objects(keys::RETIRED).await?;
         let age = |modified_ms: UnixMs| now_ms.saturating_sub(modified_ms);
-        let mut retired: HashMap<u64, u64> = marks
-            .iter()
-            .filter_map(|mark| Some((keys::condemn_number(&mark.key)?, age(mark.modified_ms))))
-            .collect();
+        let mut retired: HashMap<u64, u64> =
+            marks.iter().filter_map(|mark| Some((keys::condemn_number(&mark.key)?, age(mark.modified_ms)))).collect();
         let mut review = Review {
             now_ms,
             began_ms,

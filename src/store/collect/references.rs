@@ -81,7 +81,8 @@ mod tests {
 
     #[test]
     fn keys_are_found_wherever_they_stand() {
-        let json = br#"{ "a": ["v1/x", 1, null, {"later": {"boot": "v1/y\/z"}}], "b": "v2/no", "v1/field": true, "c": -1.5 }"#;
+        let json =
+            br#"{ "a": ["v1/x", 1, null, {"later": {"boot": "v1/y\/z"}}], "b": "v2/no", "v1/field": true, "c": -1.5 }"#;
         assert_eq!(references(json), Some(vec!["v1/x".to_owned(), "v1/y/z".to_owned()]));
         assert_eq!(references(b"{"), None);
         assert_eq!(references(b"{} {}"), None);

@@ -78,7 +78,7 @@ impl Actor {
         let mut held = match self.catalog.look_up(&branch(name)).await? {
             Lookup::Found(held) if held.head.dirty => {
                 // Its node was killed and comes back, or the branch is taken over by another that discards what was not uploaded.
-                if self.chance(50) { held } else { take(&self.catalog, &held).await? }
+                if self.chance(50) { *held } else { take(&self.catalog, &held).await? }
             }
             Lookup::Found(held) => take(&self.catalog, &held).await?,
             Lookup::Vacant { next_epoch } => {
