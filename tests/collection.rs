@@ -144,6 +144,23 @@ fn deleted_branches_take_no_room() {
     }
 }
 
+/// Dates, listings and conditional puts of another backend than the file system.
+#[test]
+fn collecting_and_checking_work_on_s3() {
+    let shop = Fixture::new().moto().idle_timeout("1s").start();
+    ["shop@gone", "shop@kept"].iter().for_each(|name| sleeps_with_table(&shop, name));
+    check_clean(&shop);
+    shop.node.succeed(&["branch", "delete", "shop@gone"]);
+    assert_eq!(shop.node.branches().len(), 1);
+    let dry = json(&shop.node.succeed(&["gc", "--dry-run", "--json"]));
+    let report = json(&shop.node.succeed(&["gc", "--json"]));
+    assert!(objects(&report, "waiting") >= 2, "its objects are young: {report:#}");
+    assert_eq!(report, dry);
+    check_clean(&shop);
+    assert_eq!(shop.psql("shop@gone", "select to_regclass('own') is null"), "t");
+    assert_eq!(shop.psql("shop@kept", "select count(*) from own"), "2000");
+}
+
 /// Runs `arguments` so that they end at a fault point.
 fn killed_at(shop: &Shop, point: &str, arguments: &[&str]) {
     let environment = vec![("OFFSHOOT_FAULT".to_owned(), point.to_owned())];
