@@ -13,7 +13,7 @@ use crate::model::fault::{self, FaultPoint};
 use crate::model::{BranchHead, BranchId, BranchManifest, BranchRef, Nonce, ProjectName};
 use crate::pageserver::{Volume, VolumeSource};
 use crate::settings::{Durability, ProjectSettings};
-use crate::store::{Created, Held};
+use crate::store::{Created, Held, Lookup};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -48,13 +48,13 @@ pub(super) async fn bring_up(shared: &Shared, branch: &BranchRef) -> Result<Up, 
         tracing::error!(%branch, error = %trouble, "a branch cannot be brought up");
         trouble.of_branch(branch)
     };
-    let held = shared.catalog.branch_head(branch).await.map_err(|e| failed(e.into()))?;
-    let (how, up) = match held {
-        None => match make(shared, branch).await? {
+    let found = shared.catalog.look_up(branch).await.map_err(|e| failed(e.into()))?;
+    let (how, up) = match found {
+        Lookup::Vacant { next_epoch } => match make(shared, branch, next_epoch).await? {
             Made::Up(up) => ("made", *up),
             Made::Existing(held) => ("woken", wake(shared, branch, *held).await?),
         },
-        Some(held) if held.head.dirty && held.head.is_held_by(&shared.node) => {
+        Lookup::Found(held) if held.head.dirty && held.head.is_held_by(&shared.node) => {
             let place = Place::of(&shared.data_dir, &held.head.id);
             let note = blocking(move || place.read_note()).await.map_err(failed)?;
             match note.filter(|note| note.epoch == held.head.epoch) {
@@ -62,16 +62,16 @@ pub(super) async fn bring_up(shared: &Shared, branch: &BranchRef) -> Result<Up, 
                     let freed = wash_away(shared, branch, &held).await.map_err(failed)?;
                     ("woken", wake(shared, branch, freed).await?)
                 }
-                Some(note) if note.started => ("resumed", resume(shared, branch, held).await?),
+                Some(note) if note.started => ("resumed", resume(shared, branch, *held).await?),
                 // Killed before anyone was told that it is up: what was written says nothing.
                 Some(_) => {
                     claim(shared, &held.head).await.map_err(failed)?;
-                    ("begun again", begin(shared, branch, held).await.map_err(failed)?)
+                    ("begun again", begin(shared, branch, *held).await.map_err(failed)?)
                 }
                 None => return Err(BranchError::LocalDataLost { branch: branch.to_string() }),
             }
         }
-        Some(held) => ("woken", wake(shared, branch, held).await?),
+        Lookup::Found(held) => ("woken", wake(shared, branch, *held).await?),
     };
     let millis = started.elapsed().as_millis();
     tracing::info!(%branch, how, base = up.held.head.base_version, epoch = up.held.head.epoch, millis, "branch awake");
@@ -84,11 +84,11 @@ enum Made {
     Existing(Box<Held>),
 }
 
-async fn make(shared: &Shared, branch: &BranchRef) -> Result<Made, BranchError> {
+async fn make(shared: &Shared, branch: &BranchRef, epoch: u64) -> Result<Made, BranchError> {
     let settings = project(shared, branch)?;
     let trouble = |e: LifecycleError| e.of_branch(branch);
-    let names = shared.catalog.branch_names(&branch.project).await.map_err(|e| trouble(e.into()))?;
-    if names.len() >= settings.max_branches {
+    let room = shared.catalog.has_room(&branch.project, settings.max_branches).await;
+    if !room.map_err(|e| trouble(e.into()))? {
         return Err(BranchError::TooManyBranches { project: branch.project.to_string(), limit: settings.max_branches });
     }
     let sealed = shared.bases.current(&branch.project).await.map_err(trouble)?;
@@ -103,7 +103,7 @@ async fn make(shared: &Shared, branch: &BranchRef) -> Result<Made, BranchError> 
         id: BranchId::random(&shared.ambient.entropy),
         base: sealed.id.clone(),
         base_version: sealed.version,
-        epoch: 1,
+        epoch,
         seq: 1,
         holder: Some(shared.hold.holder()),
         dirty: true,
@@ -114,6 +114,7 @@ async fn make(shared: &Shared, branch: &BranchRef) -> Result<Made, BranchError> 
         created_at_ms: now,
         used_at_ms: now,
         own_bytes: 0,
+        deleted_at_ms: None,
     };
     let place = claim(shared, &head).await.map_err(trouble)?;
     let (laid_out, ready) = oneshot::channel();

@@ -4,7 +4,7 @@ use super::{bytes, known_project, table, time};
 use crate::branch::{BranchSummary, Released};
 use crate::model::{Ambient, BranchRef, Entropy, ProjectName};
 use crate::settings::Settings;
-use crate::store::{Catalog, Store};
+use crate::store::{Catalog, Deletion, Store, open_and_probe};
 use anyhow::{Context, bail};
 use std::time::Duration;
 
@@ -70,6 +70,24 @@ pub(super) async fn release(settings: Settings, branch: BranchRef) -> anyhow::Re
         Released::AsOf(None) => println!("{branch} goes on as it was made: nothing of it was uploaded"),
     }
     Ok(())
+}
+
+/// Deletes a branch that no node holds. Its objects go with later collections, but for those that other branches list.
+pub(super) async fn delete(settings: Settings, branch: BranchRef) -> anyhow::Result<()> {
+    known_project(&settings, &branch.project)?;
+    let ambient = Ambient::system();
+    let store = open_and_probe(&settings.store.url, &ambient.entropy).await?;
+    match Catalog::new(store, ambient.entropy).delete_branch(&branch, ambient.clock.now()).await? {
+        Deletion::Deleted => Ok(()),
+        Deletion::Absent => bail!("there is no branch {branch}"),
+        Deletion::Held(head) => {
+            let node = head.holder.map_or_else(|| "a node".to_owned(), |holder| format!("node {}", holder.node));
+            bail!(
+                "branch {branch} is awake on {node}, or has changes there that are not uploaded; let it fall asleep, or run \
+                 `offshoot branch suspend {branch}` there, and delete it then"
+            )
+        }
+    }
 }
 
 fn api(settings: &Settings, path: &str) -> anyhow::Result<reqwest::Url> {

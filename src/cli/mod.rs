@@ -2,6 +2,8 @@
 
 mod base;
 mod branch;
+mod fsck;
+mod gc;
 mod import;
 
 use crate::model::{BranchRef, ProjectName};
@@ -41,6 +43,25 @@ enum Command {
     /// The branches of a project
     #[command(subcommand)]
     Branch(BranchCommand),
+    /// Remove from the store what nothing refers to: condemned by one run, deleted by a run at least a grace later
+    Gc {
+        /// Change nothing, and say what would be done
+        #[arg(long)]
+        dry_run: bool,
+        /// Between the two runs, at least an hour; the same wherever this store is collected
+        #[arg(long, default_value = "24h", value_parser = humantime::parse_duration)]
+        grace: std::time::Duration,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read and check everything in the store that is in use; exits with 1 for damage, 2 if not all could be read
+    Fsck {
+        /// Only project@branch and what it needs
+        #[arg(long)]
+        branch: Option<BranchRef>,
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -71,18 +92,24 @@ enum BranchCommand {
         /// project@branch
         branch: BranchRef,
     },
+    /// Delete a branch that is asleep; branches made from it stay
+    Delete {
+        /// project@branch
+        branch: BranchRef,
+    },
 }
 
 /// Runs the command and prints its error, if any, on one line with its causes.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    match execute(cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("offshoot: {}", in_full(&error));
-            ExitCode::FAILURE
-        }
-    }
+    let failure = match cli.command {
+        Command::Fsck { .. } => ExitCode::from(fsck::UNREAD),
+        _ => ExitCode::FAILURE,
+    };
+    execute(cli).unwrap_or_else(|error| {
+        eprintln!("offshoot: {}", in_full(&error));
+        failure
+    })
 }
 
 /// The error and its causes, but for those that the text before them already holds.
@@ -93,9 +120,21 @@ fn in_full(error: &anyhow::Error) -> String {
     })
 }
 
-fn execute(cli: Cli) -> anyhow::Result<()> {
+fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
     let settings = settings::load(cli.config.as_deref())?;
     match cli.command {
+        Command::Fsck { branch, json } => {
+            telemetry::init("warn");
+            return block_on(fsck::run(settings, branch, json));
+        }
+        Command::Gc { dry_run, grace, json } => {
+            telemetry::init("warn");
+            block_on(gc::run(settings, grace, dry_run, json))
+        }
+        Command::Branch(BranchCommand::Delete { branch }) => {
+            telemetry::init("warn");
+            block_on(branch::delete(settings, branch))
+        }
         Command::Serve => {
             telemetry::init("info,fuser=error");
             block_on(async { Ok(server::serve(settings).await?) })
@@ -121,9 +160,10 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
             block_on(branch::suspend(settings, branch))
         }
     }
+    .map(|()| ExitCode::SUCCESS)
 }
 
-fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
     let outcome = runtime.block_on(command);
     // A blocking thread that hangs in the kernel must not keep the process.

@@ -50,6 +50,18 @@ fault_points! {
     UploadPublished = "upload-published",
     /// The head names the new manifest; the local folder is still there.
     HeadPublished = "head-published",
+    /// A branch's head says that it is deleted; its objects are still there.
+    TombstonePut = "tombstone-put",
+    /// A child's pin is in the store; it has not looked for condemned objects yet.
+    PinPut = "pin-put",
+    /// What nothing refers to is condemned; pins were not read since.
+    CondemnPut = "condemn-put",
+    /// One object that was condemned a grace ago is gone.
+    GarbageDeleted = "garbage-deleted",
+    /// A condemn list that cannot be used up is retired, and still there.
+    CondemnRetired = "condemn-retired",
+    /// A condemn list that is used up is gone.
+    CondemnRemoved = "condemn-removed",
 }
 
 /// What [`pass`] waits for: the point's name and how often it is passed first.

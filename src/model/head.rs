@@ -4,7 +4,7 @@
 use super::{BaseId, BranchId, BranchName, NodeId, Nonce, ProjectName, UnixMs};
 use serde::{Deserialize, Serialize};
 
-/// `v1/project/<project>/head`, as plain JSON. A base that is not listed here does not exist.
+/// `v1/project/<project>/head`, as plain JSON with its sum (`store::document`). A base that is not listed here does not exist.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProjectHead {
     pub format: u32,
@@ -56,7 +56,7 @@ pub struct ManifestRef {
     pub sha256: String,
 }
 
-/// `v1/project/<project>/branch/<name>/head`, as plain JSON.
+/// `v1/project/<project>/branch/<name>/head`, as plain JSON with its sum (`store::document`).
 ///
 /// `epoch` grows with every change of holder, `seq` with every change at all. `nonce` is new in each put, so that
 /// a writer who got an ambiguous answer can read back and see whether the head is its own.
@@ -89,6 +89,10 @@ pub struct BranchHead {
     pub used_at_ms: UnixMs,
     /// Bytes of its own layers, manifest and WAL in the store.
     pub own_bytes: u64,
+    /// Set in a tombstone: the branch was deleted then, and its name is free. A head is never removed from the store: whoever still
+    /// holds a former version of it, or has a put under way, must find it replaced, and only an object that is there can say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted_at_ms: Option<UnixMs>,
 }
 
 impl BranchHead {
@@ -103,6 +107,11 @@ impl BranchHead {
             Some(start) => start.manifest.as_ref(),
             None => self.manifest.as_ref(),
         }
+    }
+
+    /// Whether it says that the branch is no more.
+    pub fn is_tombstone(&self) -> bool {
+        self.deleted_at_ms.is_some()
     }
 
     /// The only format there is yet.

@@ -24,8 +24,8 @@ use quick_cache::sync::Cache;
 use std::io::{Seek, SeekFrom, Write};
 use std::sync::Arc;
 
-const MAGIC: u64 = u64::from_le_bytes(*b"OFFIDX01");
-const FOOTER: usize = 32;
+pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"OFFIDX01");
+pub(super) const FOOTER: usize = 32;
 /// Frames to a page of the frame table: 64 KiB, or 256 MiB of data.
 pub const FRAMES_PER_PAGE: usize = 4096;
 const RECORD_PAGE: usize = 64 << 10;
@@ -54,12 +54,12 @@ pub struct Record {
 pub type Listing = Arc<[Record]>;
 
 #[derive(Debug)]
-struct RecordPage {
+pub(super) struct RecordPage {
     first: (u64, Box<str>),
-    offset: u64,
-    stored: u32,
-    length: u32,
-    crc: u32,
+    pub(super) offset: u64,
+    pub(super) stored: u32,
+    pub(super) length: u32,
+    pub(super) crc: u32,
 }
 
 /// An index in the store, opened: directory in memory, pages on demand.
@@ -252,7 +252,7 @@ fn sum_frame_pages(file: &std::fs::File, owner: &str, bytes: u64) -> std::io::Re
     Ok(crcs)
 }
 
-fn read_directory(bytes: &[u8]) -> Option<(Vec<u32>, Vec<RecordPage>)> {
+pub(super) fn read_directory(bytes: &[u8]) -> Option<(Vec<u32>, Vec<RecordPage>)> {
     let mut reader = Reader::new(bytes);
     let mut frame_crcs = Vec::new();
     for _ in 0..reader.u32()? {
@@ -278,7 +278,7 @@ fn encode_record(record: &Record, out: &mut Vec<u8>) {
     put_text(out, record.target.as_deref().unwrap_or(""));
 }
 
-fn decode_record(reader: &mut Reader<'_>) -> Option<Record> {
+pub(super) fn decode_record(reader: &mut Reader<'_>) -> Option<Record> {
     Some(Record {
         parent: FileId(reader.u64()?),
         name: reader.text()?.into(),
@@ -291,6 +291,6 @@ fn decode_record(reader: &mut Reader<'_>) -> Option<Record> {
     })
 }
 
-fn sum(owner: &str, bytes: &[u8]) -> u32 {
+pub(super) fn sum(owner: &str, bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(owner.as_bytes()), bytes)
 }

@@ -17,11 +17,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"OFFLAY01");
-const FOOTER: usize = 40;
+pub(super) const FOOTER: usize = 40;
 /// The slot of a page of zeros, which no frame holds.
-const ZERO_PAGE: u32 = u32::MAX;
+pub(super) const ZERO_PAGE: u32 = u32::MAX;
 /// Bytes of a page's entry in the index.
-const PAGE_ENTRY: u64 = 16;
+pub(super) const PAGE_ENTRY: u64 = 16;
 /// The tail that one request reads at open.
 const TAIL: u64 = 64 << 10;
 
@@ -150,7 +150,7 @@ fn zero_page() -> Bytes {
     Bytes::from_static(&ZERO)
 }
 
-type LayerPages = Vec<(FileId, u32, u32)>;
+pub(super) type LayerPages = Vec<(FileId, u32, u32)>;
 
 async fn open_layer(cache: &PageCache, layer: &LayerRef) -> Result<(Layer, LayerPages), PageError> {
     let key = layer.key.clone();
@@ -183,13 +183,13 @@ async fn open_layer(cache: &PageCache, layer: &LayerRef) -> Result<(Layer, Layer
 }
 
 #[derive(Clone, Copy)]
-struct Footer {
-    frames: u32,
-    pages: u32,
-    offset: u64,
-    stored: u32,
-    length: u32,
-    crc: u32,
+pub(super) struct Footer {
+    pub(super) frames: u32,
+    pub(super) pages: u32,
+    pub(super) offset: u64,
+    pub(super) stored: u32,
+    pub(super) length: u32,
+    pub(super) crc: u32,
 }
 
 impl Footer {
@@ -203,7 +203,7 @@ impl Footer {
         out.extend_from_slice(&MAGIC.to_le_bytes());
     }
 
-    fn decode(bytes: &[u8]) -> Option<Footer> {
+    pub(super) fn decode(bytes: &[u8]) -> Option<Footer> {
         let mut reader = Reader::new(bytes);
         let (frames, pages, offset) = (reader.u32()?, reader.u32()?, reader.u64()?);
         let (stored, length, crc, _) = (reader.u32()?, reader.u32()?, reader.u32()?, reader.u32()?);
@@ -211,7 +211,7 @@ impl Footer {
     }
 }
 
-fn decode_index(index: &[u8], footer: Footer) -> Option<(Vec<FrameRef>, LayerPages, u32)> {
+pub(super) fn decode_index(index: &[u8], footer: Footer) -> Option<(Vec<FrameRef>, LayerPages, u32)> {
     let frame_bytes = (footer.frames as usize).checked_mul(FrameRef::ENCODED)?;
     let (frames, pages) = index.split_at_checked(frame_bytes)?;
     let (frames, _) = frames.as_chunks::<{ FrameRef::ENCODED }>();
@@ -311,6 +311,6 @@ impl LayerWriter {
     }
 }
 
-fn sum(key: &str, bytes: &[u8]) -> u32 {
+pub(super) fn sum(key: &str, bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(key.as_bytes()), bytes)
 }

@@ -20,6 +20,7 @@ mod disk;
 mod error;
 mod file;
 mod frame;
+pub mod fsck;
 mod index;
 mod journal;
 mod layer;

@@ -2,22 +2,35 @@
 //!
 //! A head carries a fresh nonce in each put. After a conflict, or an answer that may hide a landed put, it is read back: our own nonce
 //! means that we won after all (DESIGN.md, "head").
+//!
+//! **Deletion** is a conditional put like any other: of a tombstone, which is the head with [`BranchHead::deleted_at_ms`] set. A head object is never removed, because
+//! stores have no dependable conditional delete, and because an absent head says nothing about who was there before:
+//!
+//! - A create whose answer was lost may still be under way. It is create-only, so it lands only where there never was a head: not on a tombstone.
+//! - A node with a former [`Held`] finds another version. Versions are of content and each put has a new nonce, so none ever comes back.
+//! - Whoever takes the name again replaces the tombstone that was read, with a new [`crate::model::BranchId`] and an epoch above the tombstone's. A replacement under way
+//!   that meets a *later* tombstone, or a branch, fails: two who took the name at once have one winner, however often it is deleted between.
+//! - A wake and a deletion replace the same version: one of them fails, and reads anew.
+//!
+//! A tombstone costs one object of about 700 bytes and one GET in each listing of its project's branches. They stay until something can tell that no put older
+//! than them is under way anywhere; the collector removes all the rest.
 
+use super::document::Document;
 use super::{Expect, Store, StoreError, Version, document, keys};
+use crate::model::fault::{self, FaultPoint};
 use crate::model::{
     BaseId, BaseManifest, BranchHead, BranchManifest, BranchRef, Entropy, ManifestRef, Nonce, ProjectHead, ProjectName,
-    SealedBase,
+    SealedBase, UnixMs,
 };
 use bytes::Bytes;
 use futures::StreamExt;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use std::collections::HashMap;
 
 /// Heads and manifests in one store. Cheap to clone.
 #[derive(Clone)]
 pub struct Catalog {
-    store: Store,
-    entropy: Entropy,
+    pub(super) store: Store,
+    pub(super) entropy: Entropy,
 }
 
 /// A branch's head as this node last read or wrote it, and the version a change must replace.
@@ -36,6 +49,28 @@ pub enum Created {
     Existing(Held),
 }
 
+/// What there is under a branch's name.
+#[derive(Clone, Debug)]
+pub enum Lookup {
+    Found(Box<Held>),
+    /// Nobody has it. Whoever makes a branch begins with this epoch: 1, or the one after a deleted branch's last.
+    Vacant {
+        next_epoch: u64,
+    },
+}
+
+/// The outcome of deleting a branch.
+#[derive(Clone, Debug)]
+pub enum Deletion {
+    Deleted,
+    /// There is none.
+    Absent,
+    /// A node has it, with changes that nobody else has.
+    Held(Box<BranchHead>),
+}
+
+/// How often a deletion is tried anew when the head changes meanwhile.
+const DELETE_ATTEMPTS: usize = 4;
 /// How often a base is listed anew when other imports are published at the same moment.
 const PUBLISH_ATTEMPTS: usize = 16;
 /// Heads read at once when listing.
@@ -61,6 +96,10 @@ impl Catalog {
     pub async fn publish_base(&self, manifest: &BaseManifest) -> Result<SealedBase, StoreError> {
         let manifest_key = keys::base_manifest(&manifest.project, &manifest.id);
         self.store.create(&manifest_key, document::encode(manifest)).await?;
+        // From here on the base's objects count as young, as if they were pinned (`pins`). An import that slept for days may have been given up before.
+        let folder = keys::base(&manifest.project, &manifest.id);
+        self.refuse_condemned(|key| key.starts_with(&folder)).await?;
+        self.check_base_is_there(manifest).await?;
         let key = keys::project_head(&manifest.project);
         for _ in 0..PUBLISH_ATTEMPTS {
             let current = self.read::<ProjectHead>(&key).await?;
@@ -85,6 +124,24 @@ impl Catalog {
         Err(StoreError::Conflict { key })
     }
 
+    async fn check_base_is_there(&self, manifest: &BaseManifest) -> Result<(), StoreError> {
+        let listed = self.store.list_objects(&keys::base(&manifest.project, &manifest.id)).await?;
+        let there: HashMap<String, u64> = listed.into_iter().map(|object| (object.key, object.bytes)).collect();
+        let pack = |number| keys::base_pack(&manifest.project, &manifest.id, number);
+        let packs = manifest.packs.iter().map(|part| (pack(part.number), part.bytes));
+        let index = (keys::base_index(&manifest.project, &manifest.id), manifest.index_bytes);
+        for (key, bytes) in packs.chain([index]) {
+            match there.get(&key) {
+                None => return Err(StoreError::Missing { key }),
+                Some(found) if *found != bytes => {
+                    return Err(StoreError::Damaged { key, what: format!("it has {found} bytes, not {bytes}") });
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
     /// A sealed base.
     pub async fn base_manifest(&self, project: &ProjectName, base: &BaseId) -> Result<BaseManifest, StoreError> {
         let key = keys::base_manifest(project, base);
@@ -103,28 +160,89 @@ impl Catalog {
         Ok(bases)
     }
 
-    /// The branch's head, or `None` where nobody made it.
+    /// The branch's head, or `None` where nobody made it, or it was deleted.
     pub async fn branch_head(&self, branch: &BranchRef) -> Result<Option<Held>, StoreError> {
+        Ok(self.head_or_tombstone(branch).await?.filter(|held| !held.head.is_tombstone()))
+    }
+
+    /// As [`Catalog::branch_head`], and with which epoch to begin where there is none.
+    pub async fn look_up(&self, branch: &BranchRef) -> Result<Lookup, StoreError> {
+        Ok(match self.head_or_tombstone(branch).await? {
+            None => Lookup::Vacant { next_epoch: 1 },
+            Some(held) if held.head.is_tombstone() => Lookup::Vacant { next_epoch: held.head.epoch + 1 },
+            Some(held) => Lookup::Found(Box::new(held)),
+        })
+    }
+
+    /// What stands under the branch's name, a tombstone included.
+    pub async fn head_or_tombstone(&self, branch: &BranchRef) -> Result<Option<Held>, StoreError> {
         let read = self.read::<BranchHead>(&keys::branch_head(branch)).await?;
         Ok(read.map(|(head, version)| Held { head, version }))
     }
 
-    /// Makes a branch by writing its head, unless it is there. `head.nonce` is set here.
+    /// Makes a branch by writing its head, unless it is there. `head.epoch` is what [`Catalog::look_up`] said; nonce, and `seq` over a
+    /// tombstone, are set here.
     pub async fn create_branch(&self, mut head: BranchHead) -> Result<Created, StoreError> {
         head.nonce = Nonce::random(&self.entropy);
         let branch = BranchRef { project: head.project.clone(), branch: head.name.clone() };
         let key = keys::branch_head(&branch);
         let nonce = head.nonce.clone();
-        match self.put_own(&key, &head, |read: &BranchHead| read.nonce == nonce, Expect::Absent).await {
+        let is_own = |read: &BranchHead| read.nonce == nonce;
+        // A later epoch than the first stands over a tombstone.
+        let mut outcome = match head.epoch {
+            1 => self.put_own(&key, &head, is_own, Expect::Absent).await,
+            _ => Err(StoreError::Conflict { key: key.clone() }),
+        };
+        if let Err(StoreError::Conflict { .. }) = outcome {
+            match self.head_or_tombstone(&branch).await? {
+                Some(found) if !found.head.is_tombstone() => return Ok(Created::Existing(found)),
+                Some(tombstone) if tombstone.head.epoch < head.epoch => {
+                    head.seq = tombstone.head.seq + 1;
+                    outcome = self.put_own(&key, &head, is_own, Expect::Version(tombstone.version)).await;
+                }
+                // Made and deleted since it was looked up.
+                _ => {}
+            }
+        }
+        match outcome {
             Ok(version) => Ok(Created::New(Held { head, version })),
             Err(StoreError::Conflict { .. }) => match self.branch_head(&branch).await? {
                 Some(held) => Ok(Created::Existing(held)),
                 None => {
-                    Err(StoreError::Unavailable { key, reason: "it conflicted, yet is not there; try again".into() })
+                    let reason = "others made and deleted the branch at the same moment; try again".into();
+                    Err(StoreError::Unavailable { key, reason })
                 }
             },
             Err(e) => Err(e),
         }
+    }
+
+    /// Deletes a branch by replacing its head with a tombstone. Its objects go with the next collections, but for those that children list.
+    pub async fn delete_branch(&self, branch: &BranchRef, now: UnixMs) -> Result<Deletion, StoreError> {
+        let mut ours = None;
+        for _ in 0..DELETE_ATTEMPTS {
+            let found = self.head_or_tombstone(branch).await?.filter(|held| !held.head.is_tombstone());
+            let held = match (found, &ours) {
+                (None, None) => return Ok(Deletion::Absent),
+                // It went between our attempts, by our own put or another's. What has its name now is another branch.
+                (None, Some(_)) => return Ok(Deletion::Deleted),
+                (Some(held), Some(ours)) if held.head.id != *ours => return Ok(Deletion::Deleted),
+                (Some(held), _) => held,
+            };
+            if held.head.dirty || held.head.holder.is_some() {
+                return Ok(Deletion::Held(Box::new(held.head)));
+            }
+            ours = Some(held.head.id.clone());
+            match self.update_branch(&held, |head| head.deleted_at_ms = Some(now)).await {
+                Ok(_) => {
+                    fault::pass(FaultPoint::TombstonePut);
+                    return Ok(Deletion::Deleted);
+                }
+                Err(StoreError::Conflict { .. }) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Err(StoreError::Conflict { key: keys::branch_head(branch) })
     }
 
     /// Replaces the head that `held` is with a changed one; [`StoreError::Conflict`] when another node was first.
@@ -158,7 +276,12 @@ impl Catalog {
         Ok(heads)
     }
 
-    /// Names of all branches of a project, without reading their heads.
+    /// Whether the project has fewer than `limit` branches. Reads heads only where their names alone, deleted ones included, are as many.
+    pub async fn has_room(&self, project: &ProjectName, limit: usize) -> Result<bool, StoreError> {
+        Ok(self.branch_names(project).await?.len() < limit || self.branches(project).await?.len() < limit)
+    }
+
+    /// Names of all branches of a project, deleted ones included, without reading their heads.
     pub async fn branch_names(&self, project: &ProjectName) -> Result<Vec<BranchRef>, StoreError> {
         let components = self.store.list_children(&keys::branches(project)).await?;
         Ok(components.iter().filter_map(|component| keys::branch_of(project, component)).collect())
@@ -178,6 +301,11 @@ impl Catalog {
 
     /// Reads a branch's manifest and checks it against what the head says.
     pub async fn branch_manifest(&self, reference: &ManifestRef) -> Result<BranchManifest, StoreError> {
+        document::decode(&reference.key, &self.manifest_object(reference).await?)
+    }
+
+    /// A branch's manifest as it is stored, checked against what the head says.
+    pub(super) async fn manifest_object(&self, reference: &ManifestRef) -> Result<Bytes, StoreError> {
         let key = &reference.key;
         let object = self.store.get(key).await?.ok_or_else(|| StoreError::Missing { key: key.clone() })?;
         if document::sha256(&object.bytes) != reference.sha256 {
@@ -186,26 +314,23 @@ impl Catalog {
                 what: "its hash is not the one in the branch's head".into(),
             });
         }
-        document::decode(key, &object.bytes)
+        Ok(object.bytes)
     }
 
-    async fn read<T: DeserializeOwned>(&self, key: &str) -> Result<Option<(T, Version)>, StoreError> {
+    pub(super) async fn read<T: Document>(&self, key: &str) -> Result<Option<(T, Version)>, StoreError> {
         let Some(object) = self.store.get(key).await? else { return Ok(None) };
-        let head = serde_json::from_slice(&object.bytes)
-            .map_err(|e| StoreError::Damaged { key: key.to_owned(), what: e.to_string() })?;
-        Ok(Some((head, object.version)))
+        Ok(Some((document::decode_head(key, &object.bytes)?, object.version)))
     }
 
     /// A conditional put whose ambiguous failure is resolved by reading back.
-    async fn put_own<T: Serialize + DeserializeOwned>(
+    async fn put_own<T: Document>(
         &self,
         key: &str,
         head: &T,
         is_own: impl Fn(&T) -> bool,
         expect: Expect,
     ) -> Result<Version, StoreError> {
-        let bytes = Bytes::from(serde_json::to_vec_pretty(head).expect("heads hold only strings and numbers"));
-        match self.store.put_if(key, bytes, expect).await {
+        match self.store.put_if(key, document::encode_head(key, head), expect).await {
             Ok(version) => Ok(version),
             Err(error @ (StoreError::Conflict { .. } | StoreError::Unavailable { .. })) => {
                 match self.read::<T>(key).await {

@@ -11,6 +11,14 @@ pub enum StoreError {
     Conflict { key: String },
     #[error("object {key} is damaged: {what}")]
     Damaged { key: String, what: String },
+    #[error(
+        "object {key} has format {format}, which is newer than this program knows; use the version of offshoot that wrote it, or a later one"
+    )]
+    Newer { key: String, format: u32 },
+    #[error(
+        "object {key} is about to be collected, since nothing referred to it; read anew what named it and try again"
+    )]
+    Condemned { key: String },
     #[error("the store's disk is full (object {key}); make room or choose another store.url")]
     Full { key: String },
     #[error(
@@ -26,7 +34,7 @@ pub enum StoreError {
 impl StoreError {
     /// Whether the same call may succeed later without anyone changing anything.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, StoreError::Unavailable { .. })
+        matches!(self, StoreError::Unavailable { .. } | StoreError::Condemned { .. })
     }
 
     pub(super) fn from_backend(key: &str, error: object_store::Error) -> StoreError {

@@ -5,18 +5,21 @@
 //! a store whose conditional puts do not hold, before anything relies on them.
 
 mod catalog;
+pub mod collect;
 mod document;
 mod error;
 pub mod keys;
 mod local;
 mod open;
+mod pins;
 mod probe;
 
-pub use catalog::{Catalog, Created, Held};
+pub use catalog::{Catalog, Created, Deletion, Held, Lookup};
 pub use error::StoreError;
+pub use pins::{PUBLISH_WITHIN, Pin, Pinned};
 pub use probe::probe;
 
-use crate::model::Entropy;
+use crate::model::{Entropy, UnixMs};
 use bytes::Bytes;
 use futures::StreamExt;
 use local::LocalConditional;
@@ -48,6 +51,15 @@ pub struct Version(UpdateVersion);
 pub struct Versioned {
     pub bytes: Bytes,
     pub version: Version,
+}
+
+/// An object as a listing has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    pub key: String,
+    pub bytes: u64,
+    /// When it was last put, by the store's clock.
+    pub modified_ms: UnixMs,
 }
 
 /// What a conditional put expects to replace.
@@ -137,6 +149,11 @@ impl Store {
 
     /// Keys that begin with `prefix` (whole components), in no particular order.
     pub async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        Ok(self.list_objects(prefix).await?.into_iter().map(|object| object.key).collect())
+    }
+
+    /// As [`Store::list`], with what a listing says of each object.
+    pub async fn list_objects(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
         self.check_present(prefix).await?;
         let whole = self.path(prefix);
         let mut found = self.0.backend.list(Some(&whole));
@@ -147,9 +164,23 @@ impl Store {
                 Some(parts) => parts.map(|part| part.as_ref().to_owned()).collect(),
                 None => continue,
             };
-            keys.push(below_prefix.join("/"));
+            keys.push(Listed {
+                key: below_prefix.join("/"),
+                bytes: meta.size,
+                modified_ms: meta.last_modified.timestamp_millis().max(0) as UnixMs,
+            });
         }
         Ok(keys)
+    }
+
+    /// The object's length, or `None` where there is none.
+    pub async fn length(&self, key: &str) -> Result<Option<u64>, StoreError> {
+        self.check_present(key).await?;
+        match self.0.backend.head(&self.path(key)).await {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(StoreError::from_backend(key, e)),
+        }
     }
 
     /// The components right below `prefix`, as a directory listing has them.

@@ -1,0 +1,139 @@
+//! Small stand-ins for what branches and imports put into a store, for the collector's tests.
+
+use crate::model::{
+    BaseId, BaseManifest, BranchHead, BranchId, BranchManifest, BranchRef, Cluster, Entropy, Holder, LayerRef,
+    ManifestRef, NodeId, Nonce, PackRef, ProjectName, TreeDiff, UnixMs, WalSegment,
+};
+use crate::store::{Catalog, Created, Held, StoreError, keys};
+use std::collections::BTreeMap;
+
+pub(super) fn project() -> ProjectName {
+    "shop".parse().expect("a name")
+}
+
+pub(super) fn branch(name: &str) -> BranchRef {
+    BranchRef { project: project(), branch: name.parse().expect("a name") }
+}
+
+fn wal() -> WalSegment {
+    WalSegment { name: "0".repeat(24), size: 16 << 20, pages: Vec::new() }
+}
+
+/// Of a base with so many packs of [`put_packs`].
+pub(super) fn base_manifest(id: &BaseId, packs: u32) -> BaseManifest {
+    let cluster = Cluster {
+        major: 15,
+        server_version: "15.0".to_owned(),
+        superuser: "postgres".to_owned(),
+        databases: Vec::new(),
+        roles: Vec::new(),
+        settings: BTreeMap::new(),
+    };
+    BaseManifest {
+        format: BaseManifest::FORMAT,
+        project: project(),
+        id: id.clone(),
+        created_at_ms: 0,
+        source: "a test".to_owned(),
+        cluster,
+        wal: wal(),
+        packs: (0..packs).map(|number| PackRef { number, bytes: 4 }).collect(),
+        index_bytes: 5,
+        last_file_id: 0,
+        files: 0,
+        logical_bytes: 0,
+        stored_bytes: 0,
+    }
+}
+
+/// What an import puts before it seals.
+pub(super) async fn put_packs(catalog: &Catalog, id: &BaseId, count: u32) -> Result<(), StoreError> {
+    for number in 0..count {
+        catalog.store().create(&keys::base_pack(&project(), id, number), b"pack".to_vec()).await?;
+    }
+    catalog.store().create(&keys::base_index(&project(), id), b"index".to_vec()).await
+}
+
+pub(super) fn head(name: &str, base: &BaseId, epoch: u64, entropy: &Entropy, now: UnixMs) -> BranchHead {
+    BranchHead {
+        format: BranchHead::FORMAT,
+        nonce: Nonce::random(entropy),
+        project: project(),
+        name: name.parse().expect("a name"),
+        id: BranchId::random(entropy),
+        base: base.clone(),
+        base_version: 1,
+        epoch,
+        seq: 1,
+        holder: Some(Holder { node: NodeId::from("n"), lease_until_ms: 0 }),
+        dirty: true,
+        epoch_start: None,
+        saved_at_ms: 0,
+        manifest: None,
+        parent: "base 1".to_owned(),
+        created_at_ms: now,
+        used_at_ms: now,
+        own_bytes: 0,
+        deleted_at_ms: None,
+    }
+}
+
+pub(super) async fn create(catalog: &Catalog, head: BranchHead) -> Result<Held, StoreError> {
+    match catalog.create_branch(head).await? {
+        Created::New(held) | Created::Existing(held) => Ok(held),
+    }
+}
+
+/// Makes `held` this node's in a new epoch.
+pub(super) async fn take(catalog: &Catalog, held: &Held) -> Result<Held, StoreError> {
+    let take = |head: &mut BranchHead| {
+        (head.epoch, head.holder, head.dirty) =
+            (head.epoch + 1, Some(Holder { node: NodeId::from("n"), lease_until_ms: 0 }), true);
+    };
+    catalog.update_branch(held, take).await
+}
+
+/// Puts `count` layers and a manifest of them and of `former`, as a suspend does before it publishes.
+pub(super) async fn upload(
+    catalog: &Catalog,
+    held: &Held,
+    former: Vec<LayerRef>,
+    count: u64,
+    entropy: &Entropy,
+) -> Result<ManifestRef, StoreError> {
+    let head = &held.head;
+    let mut layers = former;
+    for number in 0..count {
+        let key = keys::layer(&head.id, head.epoch, head.seq + number, &Nonce::random(entropy));
+        catalog.store().create(&key, b"layer".to_vec()).await?;
+        layers.push(LayerRef { key, bytes: 5, pages: 1 });
+    }
+    let manifest = BranchManifest {
+        format: BranchManifest::FORMAT,
+        branch: head.id.clone(),
+        base: head.base.clone(),
+        layers,
+        tree: TreeDiff::default(),
+        wal: vec![wal()],
+        databases: Vec::new(),
+        roles: Vec::new(),
+    };
+    let key = keys::manifest(&head.id, head.epoch, head.seq + 1, &Nonce::random(entropy));
+    Ok(catalog.create_manifest(key, &manifest).await?.0)
+}
+
+/// Publishes an upload; asleep afterwards unless `awake`.
+pub(super) async fn publish(
+    catalog: &Catalog,
+    held: &Held,
+    manifest: ManifestRef,
+    awake: bool,
+) -> Result<Held, StoreError> {
+    let publish = |head: &mut BranchHead| {
+        head.manifest = Some(manifest);
+        if !awake {
+            (head.holder, head.dirty) = (None, false);
+        }
+    };
+    catalog.update_branch(held, publish).await
+}
