@@ -3,7 +3,6 @@
 mod fixture;
 
 use fixture::*;
-use std::process::{Command, Stdio};
 
 /// Import, isolation, sleep, loss of the node's disk, wake.
 fn the_main_job(mut shop: Shop) {
@@ -36,6 +35,11 @@ fn the_main_job_on_files() {
 #[test]
 fn the_main_job_on_s3() {
     the_main_job(Fixture::new().moto().idle_timeout("1s").start());
+}
+
+#[test]
+fn the_main_job_on_azure() {
+    the_main_job(Fixture::new().azurite().idle_timeout("1s").start());
 }
 
 #[test]
@@ -102,37 +106,33 @@ fn a_store_that_is_gone_is_said_to_be_gone() {
     shop.node.stop();
 }
 
-/// A server that answers every conditional put with success, as some do: two nodes would both own a branch.
-#[test]
-fn a_store_that_ignores_conditions_is_refused_at_start() {
-    let scratch = Scratch::new();
-    let port = free_port();
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixture/lawless_store.py");
-    let mut server = Command::new(python_bin().join("python"));
-    let mut server = server
-        .args([script, &port.to_string()])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("python runs");
-    until("the server to listen", 30, || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
-    let environment = [
-        ("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{port}")),
-        ("AWS_ENDPOINT", format!("http://127.0.0.1:{port}")),
-        ("AWS_ALLOW_HTTP", "true".to_owned()),
-        ("AWS_ACCESS_KEY_ID", "test".to_owned()),
-        ("AWS_SECRET_ACCESS_KEY", "test".to_owned()),
-        ("AWS_REGION", "us-east-1".to_owned()),
-    ];
+/// The node does not start, and says what the store lacks.
+fn is_refused_at_start(scratch: &Scratch, store: &UnsafeStore) {
     let config = NodeConfig {
         store_url: Some("s3://offshoot/prefix".to_owned()),
-        environment: environment.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        environment: store.environment(),
         ..NodeConfig::default()
     };
-    let refused = std::panic::catch_unwind(|| Node::new(&scratch, "node", &config).start_refused());
-    let _ = server.kill();
-    let _ = server.wait();
-    let (status, error) = refused.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    let (status, error) = Node::new(scratch, "node", &config).start_refused();
     assert!(!status.success());
     assert!(error.contains("conditional"), "it says what the store lacks: {error}");
+}
+
+#[test]
+fn a_store_that_ignores_conditions_is_refused_at_start() {
+    is_refused_at_start(&Scratch::new(), &UnsafeStore::lawless());
+}
+
+#[test]
+fn s3rver_is_refused_at_start() {
+    let scratch = Scratch::new();
+    is_refused_at_start(&scratch, &UnsafeStore::s3rver(&scratch));
+}
+
+#[test]
+fn s3s_fs_is_refused_at_start() {
+    let scratch = Scratch::new();
+    for _ in 0..3 {
+        is_refused_at_start(&scratch, &UnsafeStore::s3s_fs(&scratch));
+    }
 }

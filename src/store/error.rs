@@ -1,6 +1,7 @@
 //! What can go wrong with the store, as far as a caller must tell apart. The one place that reads `object_store`'s errors.
 
 use super::wire::Refusal;
+use object_store::client::HttpError;
 use std::time::Duration;
 
 /// An error of the object store. [`StoreError::is_retryable`] tells whether the same call may go through later.
@@ -116,6 +117,19 @@ impl StoreError {
             _ => StoreError::Unavailable { key, reason: error.to_string() },
         }
     }
+}
+
+/// Whether the store answered, and `object_store` could make nothing of the answer.
+pub(super) fn is_misunderstood(error: &object_store::Error) -> bool {
+    let object_store::Error::Generic { source, .. } = error else { return false };
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(source.as_ref());
+    while let Some(current) = cause {
+        if current.is::<HttpError>() || current.is::<Refusal>() {
+            return false;
+        }
+        cause = current.source();
+    }
+    true
 }
 
 /// What happened, and the root of it: the client's own errors name only the layer that failed.

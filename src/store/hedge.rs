@@ -51,7 +51,8 @@ pub(super) trait Witness {
 
 impl Hedge {
     pub(super) fn new() -> Hedge {
-        let state = State { waits: Vec::with_capacity(WINDOW), next: 0, since_refresh: 0, delay: UNKNOWN, tokens: BURST };
+        let state =
+            State { waits: Vec::with_capacity(WINDOW), next: 0, since_refresh: 0, delay: UNKNOWN, tokens: BURST };
         Hedge(Mutex::new(state))
     }
 

@@ -110,13 +110,17 @@ impl StoreMetrics {
 
     pub(super) fn register(&self, metrics: &Metrics) {
         metrics.register("offshoot_store", |registry| {
-            registry.register("requests", "Requests sent to the store, retries and hedges included", self.requests.clone());
+            registry.register(
+                "requests",
+                "Requests sent to the store, retries and hedges included",
+                self.requests.clone(),
+            );
             registry.register("failures", "Requests without an answer", self.failures.clone());
             registry.register("retries", "Requests sent again after a failure", self.retries.clone());
             registry.register("hedges", "Reads sent a second time because the first was slow", self.hedges.clone());
             registry.register("hedges_won", "Second reads that answered first", self.hedges_won.clone());
             registry.register("received_bytes", "Bytes of objects read", self.received.clone());
-            registry.register("sent_bytes", "Bytes of objects written", self.sent.clone());
+            registry.register("sent_bytes", "Bytes of objects sent, again with each retry", self.sent.clone());
             registry.register("request_seconds", "Time of one attempt, its transfer included", self.seconds.clone());
         });
     }

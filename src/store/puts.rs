@@ -34,12 +34,10 @@ impl Store {
         let length = payload.content_length() as u64;
         let mut attempts = Attempts::begin(Patience::moving(length), &self.0.entropy);
         loop {
+            self.0.metrics.sent(RequestKind::Create, length);
             let put = |limit: Limit| limit.hold(key, self.put(key, payload.clone(), PutMode::Create));
             let error = match self.attempt(RequestKind::Create, &attempts, put).await {
-                Ok(_) => {
-                    self.0.metrics.sent(RequestKind::Create, length);
-                    return Ok(());
-                }
+                Ok(_) => return Ok(()),
                 Err(error @ StoreError::Conflict { .. }) => match self.get(key).await? {
                     Some(found) if found.bytes == Bytes::from(payload.clone()) => return Ok(()),
                     Some(_) => return Err(error),
@@ -58,12 +56,10 @@ impl Store {
         let length = bytes.len() as u64;
         let mut attempts = Attempts::begin(Patience::moving(length), &self.0.entropy);
         loop {
+            self.0.metrics.sent(RequestKind::ConditionalPut, length);
             let put = |limit: Limit| limit.hold(key, self.put_conditionally(key, &bytes, &expect));
             let error = match self.attempt(RequestKind::ConditionalPut, &attempts, put).await {
-                Ok(version) => {
-                    self.0.metrics.sent(RequestKind::ConditionalPut, length);
-                    return Ok(version);
-                }
+                Ok(version) => return Ok(version),
                 Err(error @ (StoreError::Conflict { .. } | StoreError::Unavailable { .. })) => error,
                 Err(error) => return Err(error),
             };
@@ -84,7 +80,8 @@ impl Store {
         attempts: &mut Attempts,
         error: StoreError,
     ) -> Result<(), StoreError> {
-        let again = matches!(error, StoreError::Conflict { .. } | StoreError::Unavailable { .. }) && self.0.local.is_none();
+        let again =
+            matches!(error, StoreError::Conflict { .. } | StoreError::Unavailable { .. }) && self.0.local.is_none();
         if !again {
             return Err(error);
         }

@@ -208,8 +208,7 @@ impl Store {
         let began = Instant::now();
         self.0.metrics.asked(kind);
         let outcome = request(attempts.limit()).await;
-        let answered =
-            matches!(outcome, Ok(_) | Err(StoreError::Conflict { .. } | StoreError::Missing { .. }));
+        let answered = matches!(outcome, Ok(_) | Err(StoreError::Conflict { .. } | StoreError::Missing { .. }));
         self.0.metrics.answered(kind, began.elapsed(), !answered);
         outcome
     }

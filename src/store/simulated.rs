@@ -252,7 +252,10 @@ impl ObjectStore for SimulatedStore {
         lose(lost, answer)
     }
 
-    fn delete_stream(&self, locations: BoxStream<'static, Result<ObjectPath>>) -> BoxStream<'static, Result<ObjectPath>> {
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<ObjectPath>>,
+    ) -> BoxStream<'static, Result<ObjectPath>> {
         let store = self.clone();
         let delete = move |location: Result<ObjectPath>| {
             let store = store.clone();
