@@ -56,22 +56,13 @@ fn on_azure() {
     });
 }
 
-/// Each kind of fault on every method.
-fn one_in_ten() -> Conduct {
-    let faults =
-        [Fault::Status(500), Fault::Status(503), Fault::Status(409), Fault::LoseReply, Fault::Drop, Fault::BreakOff];
-    // The rules share one draw: the n-th takes what lies between the shares before it and its own.
-    let rules = faults.into_iter().enumerate().map(|(n, fault)| Rule::new(fault).share((n + 1) as f64 * 0.1 / 6.0));
-    Conduct { rules: rules.collect(), ..Conduct::default() }
-}
-
 #[test]
 fn on_s3_through_faults() {
     suite("on_s3_through_faults", || {
         let scratch = Scratch::new();
         let moto = MotoServer::start(&scratch);
         let unruly = UnrulyStore::before(moto.port(), 1);
-        unruly.obey(one_in_ten());
+        unruly.obey(Conduct::one_in_ten());
         let environment = MotoServer::environment_at(unruly.port());
         ("s3://offshoot/some/prefix".to_owned(), environment, Box::new((unruly, moto, scratch)))
     });
@@ -83,7 +74,7 @@ fn on_azure_through_faults() {
         let scratch = Scratch::new();
         let azurite = AzuriteServer::start(&scratch);
         let unruly = UnrulyStore::before(azurite.port(), 2);
-        unruly.obey(one_in_ten());
+        unruly.obey(Conduct::one_in_ten());
         (azurite.url(), AzuriteServer::environment(unruly.port()), Box::new((unruly, azurite, scratch)))
     });
 }
