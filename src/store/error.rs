@@ -46,8 +46,9 @@ impl StoreError {
         StoreError::Unavailable { key: key.to_owned(), reason }
     }
 
-    /// What replaces nothing cannot conflict: the store, or what stands before it, is busy with the object.
-    pub(super) fn of_no_put(self) -> StoreError {
+    /// A conflict with nobody: of a request that replaces nothing, or of a put after which the object is as it was. The store, or what stands
+    /// before it, is busy with the object.
+    pub(super) fn of_nobody(self) -> StoreError {
         match self {
             StoreError::Conflict { key } => StoreError::Unavailable { key, reason: "it answers 409 Conflict".into() },
             other => other,

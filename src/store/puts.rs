@@ -9,6 +9,7 @@
 //!   repeated; should the first one land late, one of the two wins and both are the same bytes. Anything else: somebody else was first.
 //! - 409 is no answer: S3 sends it when two conditional puts met (`ConditionalRequestConflict`, API reference of PutObject) and nothing
 //!   landed, Azure when the blob is there. Reading back tells which.
+//! - An object that is as it was after 20 s of conflicts is an unavailable store, not a conflict: who is told of one gives a branch up.
 //! - One case stays open: ours landed, and a successor replaced it before we read back. That is a conflict to the caller, who reads
 //!   the head anew in any case.
 
@@ -42,7 +43,7 @@ impl Store {
                     Some(found) if found.bytes == Bytes::from(payload.clone()) => return Ok(()),
                     Some(_) => return Err(error),
                     // 409: two of our own attempts met, and neither landed.
-                    None => error,
+                    None => error.of_nobody(),
                 },
                 Err(error) => error,
             };
@@ -63,13 +64,14 @@ impl Store {
                 Err(error @ (StoreError::Conflict { .. } | StoreError::Unavailable { .. })) => error,
                 Err(error) => return Err(error),
             };
-            match self.read_back(key, &bytes, &expect).await {
+            let error = match self.read_back(key, &bytes, &expect).await {
                 Ok(Found::Ours(version)) => return Ok(version),
-                Ok(Found::Unchanged) => {}
+                // Nobody was first, whatever the answer: who is told of a conflict gives a branch up.
+                Ok(Found::Unchanged) => error.of_nobody(),
                 Ok(Found::Other) => return Err(StoreError::Conflict { key: key.to_owned() }),
                 // Whether it landed stays unknown, so this must not pass for a conflict.
                 Err(unread) => return Err(unread),
-            }
+            };
             self.pause_or_give_up(RequestKind::ConditionalPut, &mut attempts, error).await?;
         }
     }
@@ -80,9 +82,7 @@ impl Store {
         attempts: &mut Attempts,
         error: StoreError,
     ) -> Result<(), StoreError> {
-        let again =
-            matches!(error, StoreError::Conflict { .. } | StoreError::Unavailable { .. }) && self.0.local.is_none();
-        if !again {
+        if !error.is_retryable() || self.0.local.is_some() {
             return Err(error);
         }
         attempts.pause_after(error).await?;

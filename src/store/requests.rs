@@ -185,7 +185,7 @@ impl Store {
     {
         let mut attempts = Attempts::begin(patience, &self.0.entropy);
         loop {
-            match self.attempt(kind, &attempts, &attempt).await.map_err(StoreError::of_no_put) {
+            match self.attempt(kind, &attempts, &attempt).await.map_err(StoreError::of_nobody) {
                 Err(error) if error.is_retryable() && self.0.local.is_none() => {
                     attempts.pause_after(error).await?;
                     self.0.metrics.retried(kind);

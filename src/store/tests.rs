@@ -75,6 +75,24 @@ async fn racers_through_faults_have_one_winner() {
     }
 }
 
+/// Whoever is told of a conflict gives a branch up, so it must not be one of nobody's.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_answers_409_to_the_last_is_away_and_no_conflict() {
+    for seed in 0..40 {
+        let (simulated, store) = store(seed);
+        let version = store.put_if("v1/head", body("first"), Expect::Absent).await.expect("it landed");
+        simulated.set_faults(Faults { before: 0.97, ..Faults::default() });
+        let outcomes = [
+            store.put_if("v1/head", body("second"), Expect::Version(version)).await.map(|_| ()),
+            store.put_if("v1/other", body("first"), Expect::Absent).await.map(|_| ()),
+            store.create("v1/immutable", body("bytes")).await,
+        ];
+        for outcome in outcomes {
+            assert!(!matches!(outcome, Err(StoreError::Conflict { .. })), "seed {seed}: {outcome:?}");
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_slow_store_is_waited_for_and_a_silent_one_is_not() {
     let (simulated, store) = store(3);
