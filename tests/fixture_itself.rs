@@ -2,7 +2,8 @@
 
 mod fixture;
 
-use fixture::{APP, Major, MotoServer, POSTGRES, Scratch, Source, SourceOptions, processes_below};
+use fixture::*;
+use std::time::{Duration, Instant};
 
 fn a_source_works(major: Major) {
     let scratch = Scratch::new();
@@ -56,4 +57,51 @@ fn moto_serves_a_bucket() {
     let scratch = Scratch::new();
     let moto = MotoServer::start(&scratch);
     assert!(moto.environment().iter().any(|(name, _)| name == "AWS_ENDPOINT_URL"));
+}
+
+/// Through a proxy, before another that answers by itself: its share of the time is at most what both cost.
+#[test]
+fn an_unruly_store_takes_as_long_as_it_is_told_and_little_itself() {
+    let last = UnrulyStore::before(free_port(), 1);
+    last.obey(Conduct { rules: vec![Rule::new(Fault::Status(200))], ..Conduct::default() });
+    let first = UnrulyStore::before(last.port(), 2);
+    let url = format!("http://127.0.0.1:{}/offshoot/key", first.port());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
+    let client = reqwest::Client::new();
+    let took = |requests: usize| {
+        let mut took: Vec<Duration> = (0..requests)
+            .map(|_| {
+                let began = Instant::now();
+                let answer = runtime.block_on(client.get(&url).send()).expect("it answers");
+                assert_eq!(answer.status(), 200);
+                began.elapsed()
+            })
+            .collect();
+        took.sort();
+        took
+    };
+    let (began, quick) = (Instant::now(), took(1000));
+    println!(
+        "two proxies: {:?} in the middle, {:.0} requests/s one by one",
+        quick[500],
+        1000.0 / began.elapsed().as_secs_f64()
+    );
+    assert!(quick[500] < Duration::from_millis(4), "{:?} in the middle", quick[500]);
+    let crowd = async {
+        let began = Instant::now();
+        let asks = (0..16).map(|_| async {
+            for _ in 0..200 {
+                client.get(&url).send().await.expect("it answers");
+            }
+        });
+        futures::future::join_all(asks).await;
+        3200.0 / began.elapsed().as_secs_f64()
+    };
+    println!("two proxies: {:.0} requests/s by 16 at once", runtime.block_on(crowd));
+    first.obey(Conduct { latency: Latency::measured(), ..Conduct::default() });
+    let slow = took(300);
+    let (median, p90) = (slow[150].as_secs_f64() * 1000.0, slow[270].as_secs_f64() * 1000.0);
+    assert!((17.0..32.0).contains(&median) && (33.0..65.0).contains(&p90), "median {median} ms, 90 % in {p90} ms");
+    assert_eq!(first.counts().of("GET", "/key"), 4500);
+    assert_eq!(first.counts().total(), last.counts().total());
 }

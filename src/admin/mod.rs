@@ -3,13 +3,16 @@
 //! | method and path | answer |
 //! |---|---|
 //! | `GET /healthz` | 200 once the node takes clients |
+//! | `GET /metrics` | what the node counts, as Prometheus reads it |
 //! | `GET /v1/branches?project=P` | a JSON array of [`BranchSummary`] |
 //! | `POST /v1/branches/{project}/{branch}/suspend` | 204 once it sleeps |
 
 use crate::branch::{BranchError, BranchSummary, Branches};
 use crate::model::{BranchRef, ProjectName};
+use crate::telemetry::Metrics;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -26,9 +29,10 @@ pub struct Admin {
 
 impl Admin {
     /// Binds `address`.
-    pub async fn bind(address: SocketAddr, branches: Branches) -> std::io::Result<Admin> {
+    pub async fn bind(address: SocketAddr, branches: Branches, metrics: Metrics) -> std::io::Result<Admin> {
         let router = Router::new()
             .route("/healthz", get(|| async { "ok\n" }))
+            .route("/metrics", get(async move || ([(CONTENT_TYPE, Metrics::MEDIA_TYPE)], metrics.text())))
             .route("/v1/branches", get(list))
             .route("/v1/branches/{project}/{branch}/suspend", post(suspend))
             .with_state(branches);

@@ -6,6 +6,7 @@ use crate::model::Ambient;
 use crate::proxy::{Proxy, ProxyError};
 use crate::settings::Settings;
 use crate::store::{Catalog, StoreError, open_and_probe};
+use crate::telemetry::Metrics;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
@@ -41,12 +42,14 @@ pub async fn serve(settings: Settings) -> Result<(), ServerError> {
     let started = Instant::now();
     let ambient = Ambient::system();
     let store = open_and_probe(&settings.store.url, &ambient.entropy).await?;
+    let metrics = Metrics::new();
+    store.register(&metrics);
     let catalog = Catalog::new(store, ambient.entropy.clone());
     let branches = Branches::start(&settings, catalog, ambient.clone()).await?;
     let proxy = Proxy::bind(&settings.server, &settings.projects, branches.clone(), ambient).await?;
     let address = settings.server.admin_listen;
-    let admin =
-        Admin::bind(address, branches.clone()).await.map_err(|source| ServerError::Admin { address, source })?;
+    let admin = Admin::bind(address, branches.clone(), metrics).await;
+    let admin = admin.map_err(|source| ServerError::Admin { address, source })?;
     let mut signals = Signals::new().map_err(ServerError::Signal)?;
 
     let (stop, stopped) = watch::channel(false);

@@ -1,7 +1,7 @@
 //! Heads and manifests: every change of state that others may see is one conditional put made here.
 //!
-//! A head carries a fresh nonce in each put. After a conflict, or an answer that may hide a landed put, it is read back: our own nonce
-//! means that we won after all (DESIGN.md, "head").
+//! A head carries a fresh nonce in each put, so that [`Store::put_if`] can tell an own put whose answer was lost from somebody else's
+//! (DESIGN.md, "head").
 //!
 //! **Deletion** is a conditional put like any other: of a tombstone, which is the head with [`BranchHead::deleted_at_ms`] set. A head object is never removed, because
 //! stores have no dependable conditional delete, and because an absent head says nothing about who was there before:
@@ -14,6 +14,10 @@
 //!
 //! A tombstone costs one object of about 700 bytes and one GET in each listing of its project's branches. They stay until something can tell that no put older
 //! than them is under way anywhere; the collector removes all the rest.
+//!
+//! **No wrong head is believed.** One whose sum does not match, that names another branch than its key does (objects were swapped), or that
+//! is older than what this node has read or written (the store rolled it back), is [`StoreError::Damaged`]. What was seen is remembered in
+//! memory, for [`SEEN_MAX`] heads: a node that was started after a roll-back cannot know of it.
 
 use super::document::Document;
 use super::{Expect, Store, StoreError, Version, document, keys};
@@ -24,13 +28,43 @@ use crate::model::{
 };
 use bytes::Bytes;
 use futures::StreamExt;
+use quick_cache::sync::Cache;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Heads and manifests in one store. Cheap to clone.
 #[derive(Clone)]
 pub struct Catalog {
     pub(super) store: Store,
     pub(super) entropy: Entropy,
+    /// By key: the newest that this node has read or written.
+    seen: Arc<Cache<String, Age>>,
+}
+
+/// How old a head is among those of its identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Age {
+    /// The branch's id, or the project: a name that was deleted and made again begins anew.
+    of: String,
+    /// Grows with each change.
+    step: u64,
+}
+
+/// Heads that can be old.
+pub(super) trait Head: Document {
+    fn age(&self) -> Age;
+}
+
+impl Head for BranchHead {
+    fn age(&self) -> Age {
+        Age { of: self.id.to_string(), step: self.seq }
+    }
+}
+
+impl Head for ProjectHead {
+    fn age(&self) -> Age {
+        Age { of: String::new(), step: self.current().map_or(0, |base| base.version) }
+    }
 }
 
 /// A branch's head as this node last read or wrote it, and the version a change must replace.
@@ -75,10 +109,12 @@ const DELETE_ATTEMPTS: usize = 4;
 const PUBLISH_ATTEMPTS: usize = 16;
 /// Heads read at once when listing.
 const LIST_CONCURRENCY: usize = 16;
+/// Heads whose age is remembered, at about 200 bytes each.
+const SEEN_MAX: usize = 20_000;
 
 impl Catalog {
     pub fn new(store: Store, entropy: Entropy) -> Self {
-        Self { store, entropy }
+        Self { store, entropy, seen: Arc::new(Cache::new(SEEN_MAX)) }
     }
 
     /// The store below.
@@ -114,7 +150,7 @@ impl Catalog {
             };
             bases.push(sealed.clone());
             let head = ProjectHead { format: ProjectHead::FORMAT, nonce: Nonce::random(&self.entropy), bases };
-            match self.put_own(&key, &head, |read: &ProjectHead| read.nonce == head.nonce, expect).await {
+            match self.put(&key, &head, expect).await {
                 Ok(_) => return Ok(sealed),
                 // Another import was first: its base is listed before ours.
                 Err(StoreError::Conflict { .. }) => {}
@@ -146,7 +182,12 @@ impl Catalog {
     pub async fn base_manifest(&self, project: &ProjectName, base: &BaseId) -> Result<BaseManifest, StoreError> {
         let key = keys::base_manifest(project, base);
         let object = self.store.get(&key).await?.ok_or_else(|| StoreError::Missing { key: key.clone() })?;
-        document::decode(&key, &object.bytes)
+        let manifest: BaseManifest = document::decode(&key, &object.bytes)?;
+        if (&manifest.project, &manifest.id) != (project, base) {
+            let what = format!("it is the manifest of base {} of {}", manifest.id, manifest.project);
+            return Err(StoreError::Damaged { key, what });
+        }
+        Ok(manifest)
     }
 
     /// All sealed bases of a project, oldest first.
@@ -176,8 +217,13 @@ impl Catalog {
 
     /// What stands under the branch's name, a tombstone included.
     pub async fn head_or_tombstone(&self, branch: &BranchRef) -> Result<Option<Held>, StoreError> {
-        let read = self.read::<BranchHead>(&keys::branch_head(branch)).await?;
-        Ok(read.map(|(head, version)| Held { head, version }))
+        let key = keys::branch_head(branch);
+        let Some((head, version)) = self.read::<BranchHead>(&key).await? else { return Ok(None) };
+        if (&head.project, &head.name) != (&branch.project, &branch.branch) {
+            let what = format!("it is the head of {}@{}", head.project, head.name);
+            return Err(StoreError::Damaged { key, what });
+        }
+        Ok(Some(Held { head, version }))
     }
 
     /// Makes a branch by writing its head, unless it is there. `head.epoch` is what [`Catalog::look_up`] said; nonce, and `seq` over a
@@ -186,11 +232,9 @@ impl Catalog {
         head.nonce = Nonce::random(&self.entropy);
         let branch = BranchRef { project: head.project.clone(), branch: head.name.clone() };
         let key = keys::branch_head(&branch);
-        let nonce = head.nonce.clone();
-        let is_own = |read: &BranchHead| read.nonce == nonce;
         // A later epoch than the first stands over a tombstone.
         let mut outcome = match head.epoch {
-            1 => self.put_own(&key, &head, is_own, Expect::Absent).await,
+            1 => self.put(&key, &head, Expect::Absent).await,
             _ => Err(StoreError::Conflict { key: key.clone() }),
         };
         if let Err(StoreError::Conflict { .. }) = outcome {
@@ -198,7 +242,7 @@ impl Catalog {
                 Some(found) if !found.head.is_tombstone() => return Ok(Created::Existing(found)),
                 Some(tombstone) if tombstone.head.epoch < head.epoch => {
                     head.seq = tombstone.head.seq + 1;
-                    outcome = self.put_own(&key, &head, is_own, Expect::Version(tombstone.version)).await;
+                    outcome = self.put(&key, &head, Expect::Version(tombstone.version)).await;
                 }
                 // Made and deleted since it was looked up.
                 _ => {}
@@ -256,9 +300,7 @@ impl Catalog {
         head.seq += 1;
         head.nonce = Nonce::random(&self.entropy);
         let key = keys::branch_head(&BranchRef { project: head.project.clone(), branch: head.name.clone() });
-        let nonce = head.nonce.clone();
-        let expect = Expect::Version(held.version.clone());
-        let version = self.put_own(&key, &head, |read: &BranchHead| read.nonce == nonce, expect).await?;
+        let version = self.put(&key, &head, Expect::Version(held.version.clone())).await?;
         Ok(Held { head, version })
     }
 
@@ -317,28 +359,143 @@ impl Catalog {
         Ok(object.bytes)
     }
 
-    pub(super) async fn read<T: Document>(&self, key: &str) -> Result<Option<(T, Version)>, StoreError> {
+    /// A mutable object that is never old.
+    pub(super) async fn read_document<T: Document>(&self, key: &str) -> Result<Option<T>, StoreError> {
         let Some(object) = self.store.get(key).await? else { return Ok(None) };
-        Ok(Some((document::decode_head(key, &object.bytes)?, object.version)))
+        document::decode_head(key, &object.bytes).map(Some)
     }
 
-    /// A conditional put whose ambiguous failure is resolved by reading back.
-    async fn put_own<T: Document>(
-        &self,
-        key: &str,
-        head: &T,
-        is_own: impl Fn(&T) -> bool,
-        expect: Expect,
-    ) -> Result<Version, StoreError> {
-        match self.store.put_if(key, document::encode_head(key, head), expect).await {
-            Ok(version) => Ok(version),
-            Err(error @ (StoreError::Conflict { .. } | StoreError::Unavailable { .. })) => {
-                match self.read::<T>(key).await {
-                    Ok(Some((read, version))) if is_own(&read) => Ok(version),
-                    _ => Err(error),
-                }
+    async fn read<T: Head>(&self, key: &str) -> Result<Option<(T, Version)>, StoreError> {
+        // Looked up before the read begins: what is put meanwhile may be newer than what this read finds.
+        let seen = self.seen.get(key);
+        let Some(object) = self.store.get(key).await? else { return Ok(None) };
+        let head: T = document::decode_head(key, &object.bytes)?;
+        let age = head.age();
+        match seen {
+            Some(seen) if seen.of == age.of && seen.step > age.step => {
+                let what = format!("it is stale: the store gave version {}, and had {} before", age.step, seen.step);
+                return Err(StoreError::Damaged { key: key.to_owned(), what });
             }
-            Err(e) => Err(e),
+            Some(seen) if seen == age => {}
+            _ => self.remember(key, age),
         }
+        Ok(Some((head, object.version)))
+    }
+
+    async fn put<T: Head>(&self, key: &str, head: &T, expect: Expect) -> Result<Version, StoreError> {
+        let version = self.store.put_if(key, document::encode_head(key, head), expect).await?;
+        self.remember(key, head.age());
+        Ok(version)
+    }
+
+    /// A slow read may come here after a newer put did; the younger age stays.
+    fn remember(&self, key: &str, age: Age) {
+        match self.seen.get(key) {
+            Some(seen) if seen.of == age.of && seen.step >= age.step => {}
+            _ => self.seen.insert(key.to_owned(), age),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::simulated::{Faults, SimulatedStore};
+    use super::*;
+    use crate::model::BranchId;
+
+    fn head(name: &str, entropy: &Entropy) -> BranchHead {
+        BranchHead {
+            format: BranchHead::FORMAT,
+            nonce: Nonce::random(entropy),
+            project: "shop".parse().expect("a name"),
+            name: name.parse().expect("a name"),
+            id: BranchId::random(entropy),
+            base: BaseId::random(entropy),
+            base_version: 1,
+            epoch: 1,
+            seq: 1,
+            holder: None,
+            dirty: false,
+            manifest: None,
+            epoch_start: None,
+            saved_at_ms: 0,
+            parent: "base 1".to_owned(),
+            created_at_ms: 0,
+            used_at_ms: 0,
+            own_bytes: 0,
+            deleted_at_ms: None,
+        }
+    }
+
+    fn branch(name: &str) -> BranchRef {
+        BranchRef { project: "shop".parse().expect("a name"), branch: name.parse().expect("a name") }
+    }
+
+    fn catalog(simulated: &SimulatedStore, seed: u64) -> Catalog {
+        let entropy = Entropy::seeded(seed);
+        Catalog::new(Store::simulated(simulated, &entropy), entropy)
+    }
+
+    async fn made(catalog: &Catalog, name: &str) -> Held {
+        match catalog.create_branch(head(name, &catalog.entropy)).await.expect("the store answers") {
+            Created::New(held) => held,
+            Created::Existing(held) => panic!("{name} is there already: {held:?}"),
+        }
+    }
+
+    fn damage(read: Result<Option<Held>, StoreError>) -> String {
+        match read {
+            Err(StoreError::Damaged { key, what }) => format!("{key} {what}"),
+            other => panic!("this must be noticed: {other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_is_flipped_cut_swapped_or_stale_is_damaged() {
+        let simulated = SimulatedStore::new(1);
+        let catalog = catalog(&simulated, 1);
+        let (one, two) = (made(&catalog, "one").await, made(&catalog, "two").await);
+        let (key, other) = (keys::branch_head(&branch("one")), keys::branch_head(&branch("two")));
+        let newer = catalog.update_branch(&one, |head| head.own_bytes = 1).await.expect("nobody else");
+        catalog.update_branch(&two, |head| head.own_bytes = 2).await.expect("nobody else");
+
+        assert!(simulated.roll_back(&key, 1).await);
+        assert!(damage(catalog.branch_head(&branch("one")).await).contains("stale"));
+        assert!(simulated.roll_back(&key, 0).await);
+        assert_eq!(catalog.branch_head(&branch("one")).await.expect("whole").expect("there").head, newer.head);
+
+        simulated.flip_bit(&key, 999).await;
+        damage(catalog.branch_head(&branch("one")).await);
+        simulated.flip_bit(&key, 999).await;
+        simulated.swap(&key, &other).await;
+        assert!(damage(catalog.branch_head(&branch("one")).await).contains("shop@two"));
+        simulated.swap(&key, &other).await;
+        simulated.truncate(&key, 100).await;
+        assert!(damage(catalog.branch_head(&branch("one")).await).contains(&key));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_made_again_is_not_stale() {
+        let simulated = SimulatedStore::new(2);
+        let catalog = catalog(&simulated, 2);
+        let held = made(&catalog, "one").await;
+        catalog.update_branch(&held, |head| head.own_bytes = 1).await.expect("nobody else");
+        simulated.remove(&keys::branch_head(&branch("one"))).await;
+        made(&catalog, "one").await;
+        assert!(catalog.branch_head(&branch("one")).await.expect("it is read").is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_change_lands_once_through_lost_replies() {
+        let simulated = SimulatedStore::new(3);
+        let catalog = catalog(&simulated, 3);
+        simulated.set_faults(Faults { before: 0.15, after: 0.3, ..Faults::default() });
+        let mut held = made(&catalog, "one").await;
+        for n in 2..=200 {
+            held = catalog.update_branch(&held, |head| head.own_bytes += 1).await.expect("nobody else writes");
+            assert_eq!((held.head.seq, held.head.own_bytes), (n, n - 1));
+        }
+        let read = catalog.branch_head(&branch("one")).await.expect("it is read").expect("it is there");
+        assert_eq!(read.head, held.head);
     }
 }

@@ -15,6 +15,8 @@ use object_store::UpdateVersion;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// Mutable objects of a `file://` store.
@@ -57,6 +59,29 @@ impl LocalConditional {
         match read.await.map_err(|e| unavailable(key, e))? {
             Ok(bytes) => Ok(Some(Versioned { version: version_of(&bytes), bytes: bytes.into() })),
             Err(e) if e.kind() == io::ErrorKind::NotFound => self.check_present(key).await.map(|()| None),
+            Err(e) => Err(StoreError::from_io(key, e)),
+        }
+    }
+
+    /// `range` of an immutable object.
+    pub(super) async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
+        let path = self.path(key);
+        let read = tokio::task::spawn_blocking(move || {
+            let file = File::open(path)?;
+            // Before memory is asked for: a damaged index may say anything.
+            if file.metadata()?.len() < range.end {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let mut bytes = vec![0; (range.end - range.start) as usize];
+            file.read_exact_at(&mut bytes, range.start).map(|()| bytes)
+        });
+        match read.await.map_err(|e| unavailable(key, e))? {
+            Ok(bytes) => Ok(bytes.into()),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(StoreError::shorter(key.to_owned())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                self.check_present(key).await?;
+                Err(StoreError::Missing { key: key.to_owned() })
+            }
             Err(e) => Err(StoreError::from_io(key, e)),
         }
     }

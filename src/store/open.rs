@@ -1,52 +1,80 @@
-//! From a URL to a store.
+//! From a URL to a store. What retries, and how long a request may take, is decided in `requests.rs`; the clients are told to leave it alone.
 
 use super::local::LocalConditional;
+use super::wire::Connector;
 use super::{Inner, Store, StoreError};
-use object_store::aws::AmazonS3Builder;
-use object_store::azure::MicrosoftAzureBuilder;
-use object_store::gcp::GoogleCloudStorageBuilder;
+use crate::model::Entropy;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
-use object_store::{ObjectStore, RetryConfig};
+use object_store::{ClientConfigKey, ObjectStore, RetryConfig};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-/// How long one call keeps trying a store that answers 5xx or not at all. Below the time a client waits for a connection.
-const RETRY_TIMEOUT: Duration = Duration::from_secs(20);
+/// `object_store`'s own retries are off; see `requests.rs` for why.
+fn no_retries() -> RetryConfig {
+    RetryConfig { max_retries: 0, ..Default::default() }
+}
 
-pub(super) fn open(url: &str) -> Result<Store, StoreError> {
+/// The clients' own limit for one request, its body included, which would end a large transfer on a slow line: far above ours.
+const CLIENT_TIMEOUT: &str = "1h";
+/// Until a connection stands. A SYN that is lost is repeated by the kernel after 1 s (RFC 6298): room for one.
+const CONNECT_TIMEOUT: &str = "1500ms";
+const CLIENT_OPTIONS: [(ClientConfigKey, &str); 2] =
+    [(ClientConfigKey::Timeout, CLIENT_TIMEOUT), (ClientConfigKey::ConnectTimeout, CONNECT_TIMEOUT)];
+
+pub(super) fn open(url: &str, entropy: &Entropy) -> Result<Store, StoreError> {
     let refuse = |reason: String| StoreError::Url { url: url.to_owned(), reason };
     let (scheme, rest) = url.split_once("://").ok_or_else(|| {
         refuse("write file:///path, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix".into())
     })?;
     if scheme == "file" {
-        return open_local(url, rest);
+        return open_local(url, rest, entropy);
     }
-    let retry = RetryConfig { retry_timeout: RETRY_TIMEOUT, ..Default::default() };
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     let failed = |e: object_store::Error| refuse(e.to_string());
     let backend: Arc<dyn ObjectStore> = match scheme {
-        "s3" => {
-            let plain_http = std::env::var("AWS_ENDPOINT_URL").is_ok_and(|endpoint| endpoint.starts_with("http://"));
-            let builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry);
-            let builder = if plain_http { builder.with_allow_http(true) } else { builder };
-            Arc::new(builder.build().map_err(failed)?)
-        }
-        "gs" => Arc::new(
-            GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).with_retry(retry).build().map_err(failed)?,
-        ),
-        "az" => Arc::new(
-            MicrosoftAzureBuilder::from_env().with_container_name(bucket).with_retry(retry).build().map_err(failed)?,
-        ),
+        "s3" => Arc::new(s3(bucket).build().map_err(failed)?),
+        "gs" => Arc::new(gcs(bucket).build().map_err(failed)?),
+        "az" => Arc::new(azure(bucket).build().map_err(failed)?),
         other => return Err(refuse(format!("{other:?} is not one of file, s3, gs, az"))),
     };
     let prefix = ObjectPath::parse(prefix).map_err(|e| refuse(e.to_string()))?;
-    Ok(Store(Arc::new(Inner { backend, prefix, local: None, url: url.to_owned() })))
+    Ok(Store(Arc::new(Inner::new(backend, prefix, url, entropy))))
 }
 
-fn open_local(url: &str, path: &str) -> Result<Store, StoreError> {
+fn s3(bucket: &str) -> AmazonS3Builder {
+    let plain_http = std::env::var("AWS_ENDPOINT_URL").is_ok_and(|endpoint| endpoint.starts_with("http://"));
+    let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(no_retries());
+    for (key, value) in CLIENT_OPTIONS {
+        builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
+    }
+    if plain_http {
+        builder = builder.with_allow_http(true);
+    }
+    builder.with_http_connector(Connector)
+}
+
+fn gcs(bucket: &str) -> GoogleCloudStorageBuilder {
+    let mut builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).with_retry(no_retries());
+    for (key, value) in CLIENT_OPTIONS {
+        builder = builder.with_config(GoogleConfigKey::Client(key), value);
+    }
+    builder.with_http_connector(Connector)
+}
+
+fn azure(container: &str) -> MicrosoftAzureBuilder {
+    let mut builder = MicrosoftAzureBuilder::from_env().with_container_name(container).with_retry(no_retries());
+    for (key, value) in CLIENT_OPTIONS {
+        builder = builder.with_config(AzureConfigKey::Client(key), value);
+    }
+    builder.with_http_connector(Connector)
+}
+
+fn open_local(url: &str, path: &str, entropy: &Entropy) -> Result<Store, StoreError> {
     let refuse = |reason: String| StoreError::Url { url: url.to_owned(), reason };
     let root = PathBuf::from(path);
     if !root.is_absolute() {
@@ -59,10 +87,6 @@ fn open_local(url: &str, path: &str) -> Result<Store, StoreError> {
     }
     let local = LocalConditional::open(root.clone()).map_err(|e| refuse(format!("cannot write in the folder: {e}")))?;
     let backend = LocalFileSystem::new_with_prefix(&root).map_err(|e| refuse(e.to_string()))?.with_fsync(true);
-    Ok(Store(Arc::new(Inner {
-        backend: Arc::new(backend),
-        prefix: ObjectPath::default(),
-        local: Some(local),
-        url: url.to_owned(),
-    })))
+    let inner = Inner::new(Arc::new(backend), ObjectPath::default(), url, entropy);
+    Ok(Store(Arc::new(Inner { local: Some(local), ..inner })))
 }

@@ -171,12 +171,12 @@ impl Collector {
     /// Reads the pins of these keys; those that are gone meanwhile are no matter.
     async fn read_pins(&self, keys: Vec<String>, unsound: &mut Vec<StoreError>) -> Vec<Pin> {
         let mut reads = futures::stream::iter(keys)
-            .map(|key| async move { self.catalog.read::<Pin>(&key).await })
+            .map(|key| async move { self.catalog.read_document::<Pin>(&key).await })
             .buffer_unordered(READ_CONCURRENCY);
         let mut pins = Vec::new();
         while let Some(read) = reads.next().await {
             match read {
-                Ok(found) => pins.extend(found.map(|(pin, _)| pin)),
+                Ok(found) => pins.extend(found),
                 Err(e) => unsound.push(e),
             }
         }

@@ -1,6 +1,7 @@
 //! A store in memory under a simulated clock: every request waits for its turn, so that whoever polls the actors decides how they
 //! interleave; some requests fail, before or after they took effect.
 
+use crate::model::Entropy;
 use crate::model::UnixMs;
 use crate::store::{Inner, Store};
 use async_trait::async_trait;
@@ -65,7 +66,7 @@ impl SimulatedStore {
 
     pub(super) fn store(&self) -> Store {
         let backend: Arc<dyn ObjectStore> = Arc::new(self.clone());
-        Store(Arc::new(Inner { backend, prefix: Path::default(), local: None, url: "simulated://".to_owned() }))
+        Store(Arc::new(Inner::new(backend, Path::default(), "simulated://", &Entropy::seeded(0))))
     }
 
     pub(super) fn fail(&self, of_a_thousand: u64) {
