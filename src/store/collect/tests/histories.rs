@@ -4,6 +4,7 @@
 //! After every change the observer checks that everything heads refer to is there, and that no deleted branch lives. At the end, when only a collector is left, it checks
 //! that everything else goes.
 
+use super::block_on;
 use super::simulated::SimulatedStore;
 use super::world::*;
 use crate::model::{BaseId, BranchId, Clock, Entropy, ManifestRef};
@@ -20,6 +21,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Context;
+use std::time::Duration;
 
 const SEEDS: u64 = 100;
 const TURNS: usize = 800;
@@ -213,6 +215,9 @@ impl Drop for Hurried {
     }
 }
 
+/// The time of a turn: pauses between attempts take a few.
+const TURN: Duration = Duration::from_millis(10);
+
 /// An actor in the middle of what it does.
 struct Running {
     /// The turn from which on it is polled.
@@ -238,7 +243,7 @@ fn history(seed: u64, planted: Planted) -> Result<(), String> {
         planted,
     };
     let first = base_manifest(&BaseId::random(&actor.entropy), 1);
-    futures::executor::block_on(async {
+    block_on(async {
         put_packs(&actor.catalog, &first.id, 1).await?;
         actor.catalog.publish_base(&first).await
     })
@@ -264,7 +269,10 @@ fn history(seed: u64, planted: Planted) -> Result<(), String> {
         let whose = candidates[random.random_range(0..candidates.len())];
         let running = &mut actors[whose];
         let polls = random.random_range(1..4);
-        let done = (0..polls).any(|_| running.future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
+        let done = block_on(async {
+            tokio::time::advance(TURN).await;
+            (0..polls).any(|_| running.future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready())
+        });
         match random.random_range(0..100) {
             _ if done => drop(actors.swap_remove(whose)),
             0 => drop(actors.swap_remove(whose)),
@@ -325,7 +333,7 @@ impl Observer {
             let lost: Vec<&String> = reachable.difference(&there).collect();
             Ok::<_, StoreError>(if lost.is_empty() { Ok(reachable) } else { Err(format!("{lost:?} is lost")) })
         };
-        futures::executor::block_on(look).map_err(|e| e.to_string())?
+        block_on(look).map_err(|e| e.to_string())?
     }
 
     /// Two passes, a grace apart, after everything there is has grown old, leave only what is reachable and what a held branch's node may yet publish.
@@ -336,16 +344,16 @@ impl Observer {
             clock.fetch_add(GRACE.as_millis() as u64, Ordering::Relaxed);
             let collector = Collector::new(actor.catalog.clone(), Clock::Simulated(clock.clone()), GRACE);
             let run = collector.map_err(|e| e.to_string())?;
-            futures::executor::block_on(run.run()).map_err(|e| e.to_string())?;
+            block_on(run.run()).map_err(|e| e.to_string())?;
         }
         let reachable = self.check(&actor.deleted.borrow())?;
-        let held: HashSet<(BranchId, u64)> = futures::executor::block_on(catalog.branches(&project()))
+        let held: HashSet<(BranchId, u64)> = block_on(catalog.branches(&project()))
             .map_err(|e| e.to_string())?
             .into_iter()
             .filter(|head| head.dirty)
             .map(|head| (head.id, head.epoch))
             .collect();
-        let all = futures::executor::block_on(catalog.store().list("v1")).map_err(|e| e.to_string())?;
+        let all = block_on(catalog.store().list("v1")).map_err(|e| e.to_string())?;
         let left = all.into_iter().filter(|key| !reachable.contains(key)).find(|key| match Key::parse(key) {
             Key::ProjectHead(_) | Key::BranchHead(_) => false,
             Key::BaseObject { base, .. } => !reachable.contains(&keys::base_index(&project(), &base)),

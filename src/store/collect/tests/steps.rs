@@ -1,11 +1,11 @@
 //! One collector at a time: what a run does with each kind of object, and what deletion and pins promise.
 
+use super::block_on;
 use super::simulated::SimulatedStore;
 use super::world::*;
 use crate::model::{BaseId, BranchId, Clock, Entropy, Holder, NodeId};
 use crate::store::collect::{CollectError, Collector, Fate, GRACE, LEAST_GRACE, Report};
 use crate::store::{Catalog, Deletion, Expect, Held, Lookup, PUBLISH_WITHIN, StoreError, keys};
-use futures::executor::block_on;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
