@@ -46,6 +46,8 @@ fault_points! {
     LayerPut = "layer-put",
     /// A manifest is in the store; no head names it yet.
     ManifestPut = "manifest-put",
+    /// The map of what the node's cache holds is on disk.
+    CacheMapped = "cache-mapped",
     /// The head names the new manifest; the local folder is still there.
     HeadPublished = "head-published",
 }

@@ -34,7 +34,7 @@ mod tests;
 
 pub use base::Base;
 pub use base_writer::{BaseWriter, StagedBase, WriteError};
-pub use cache::PageCache;
+pub use cache::{CacheFigures, PageCache};
 pub use error::{NameProblem, PageError};
 pub use file::DataFile;
 pub use index::Listing;

@@ -46,6 +46,14 @@ pub(super) fn open(url: &str) -> Result<Store, StoreError> {
     Ok(Store(Arc::new(Inner { backend, prefix, local: None, url: url.to_owned() })))
 }
 
+#[cfg(test)]
+impl Store {
+    /// A store on a test's own backend.
+    pub(crate) fn on(backend: Arc<dyn ObjectStore>, url: &str) -> Store {
+        Store(Arc::new(Inner { backend, prefix: ObjectPath::default(), local: None, url: url.to_owned() }))
+    }
+}
+
 fn open_local(url: &str, path: &str) -> Result<Store, StoreError> {
     let refuse = |reason: String| StoreError::Url { url: url.to_owned(), reason };
     let root = PathBuf::from(path);

@@ -1,5 +1,6 @@
 //! Opening a volume: base, layers and names, then the journal replayed over them.
 
+use super::read_ahead::Streams;
 use super::{Volume, VolumeSource};
 use crate::model::{FileId, FileKind};
 use crate::pageserver::file::{Ground, overlay_path};
@@ -48,6 +49,7 @@ impl Volume {
             last_base_id: source.last_base_id,
             removals: Mutex::default(),
             pid_file: watch::Sender::new(Vec::new()),
+            streams: Streams::default(),
         };
         volume.replay(changes).await?;
         for file in volume.files() {
