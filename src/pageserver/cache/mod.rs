@@ -323,10 +323,11 @@ impl PageCache {
     fn note_read(&self, object: &Object, range: &Range<u64>) {
         if let Place::Cache(_) = object.place {
             for extent in extents_of(range) {
-                self.0.residency.touch(object, extent);
-                if object.take_ahead(extent) {
+                let is_first = object.take_ahead(extent);
+                if is_first {
                     count(&self.0.counters.read_ahead_used, 1);
                 }
+                self.0.residency.touch(object, extent, is_first);
             }
         }
     }

@@ -165,7 +165,7 @@ async fn a_map_whose_files_lost_their_content_does_no_harm() {
 #[test]
 fn a_base_is_read_without_the_store_after_a_restart() {
     let (folder, counted) = (folder(), CountedStore::default());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let mut random = StdRng::seed_from_u64(1);
     let content: Vec<(String, Vec<u8>)> =
         (0..20).map(|n| (format!("base/5/{n}"), bytes(&mut random, 90_000))).collect();
