@@ -4,6 +4,7 @@ use super::PageError;
 use super::cache::{CachedObject, PageCache, Wanted};
 use super::frame::{FRAME_SIZE, FrameRef, Identity};
 use super::index::{Index, Listing};
+use super::volume::StoredRange;
 use crate::model::{BaseId, BaseManifest, FileId, PackRef, ProjectName};
 use crate::store::keys;
 use bytes::Bytes;
@@ -100,6 +101,24 @@ impl Base {
     /// Where the index keeps a frame, for read-ahead, and for sealing: unchanged frames are pointed to, not copied.
     pub(super) async fn place(&self, extent: Extent, number: u32) -> Result<FrameRef, PageError> {
         self.index.frame(extent.first_frame + u64::from(number)).await
+    }
+
+    /// The stored bytes behind places of the frame table and behind listings, and what opening the base reads.
+    pub(super) async fn stored_ranges(
+        &self,
+        places: impl Iterator<Item = u64>,
+        listings: impl Iterator<Item = FileId>,
+    ) -> Result<Vec<StoredRange>, PageError> {
+        let mut ranges = self.index.opening_ranges();
+        for place in places {
+            ranges.extend(self.index.frame_page_at(place));
+            let frame = self.index.frame(place).await?;
+            if !frame.is_zero() {
+                ranges.push(StoredRange::of(self.pack(frame.object)?, frame.range()));
+            }
+        }
+        listings.for_each(|directory| ranges.extend(self.index.listing_ranges(directory)));
+        Ok(ranges)
     }
 
     fn pack(&self, number: u32) -> Result<&CachedObject, PageError> {

@@ -19,6 +19,7 @@ use super::PageError;
 use super::cache::{CachedObject, PageCache};
 use super::codec::{Reader, put_text};
 use super::frame::FrameRef;
+use super::volume::StoredRange;
 use crate::model::{FileId, FileKind};
 use quick_cache::sync::Cache;
 use std::io::{Seek, SeekFrom, Write};
@@ -72,8 +73,16 @@ pub struct Index {
     frames: u64,
     frame_crcs: Vec<u32>,
     record_pages: Vec<RecordPage>,
+    /// Where the directory is, if the tail is too short for it.
+    long_directory: Option<Range<u64>>,
     frame_pages: Cache<u32, Arc<[FrameRef]>>,
     listings: Cache<u64, Listing>,
+}
+
+impl RecordPage {
+    fn range(&self) -> Range<u64> {
+        self.offset..self.offset.saturating_add(u64::from(self.stored))
+    }
 }
 
 /// What the tail of an index says.
@@ -104,13 +113,14 @@ impl Index {
             let tail =
                 cache.read(&object, tail_range.clone(), |tail| parse(tail).map_err(|w| damaged(&key, w))).await?;
             let footer = match tail {
-                Tail::Whole(frames, directory) => return Ok((frames, directory)),
+                Tail::Whole(frames, directory) => return Ok((frames, directory, None)),
                 Tail::Beyond(footer) => footer,
             };
             let parse = |bytes: &[u8]| read_directory(&owner, footer, bytes).map_err(|what| damaged(&key, what));
-            Ok((footer.frames, cache.read(&object, footer.offset..footer.end, parse).await?))
+            let range = footer.offset..footer.end;
+            Ok((footer.frames, cache.read(&object, range.clone(), parse).await?, Some(range)))
         };
-        let (frames, (frame_crcs, record_pages)) = match read().await {
+        let (frames, (frame_crcs, record_pages), long_directory) = match read().await {
             // The footer has no sum of its own: a cached one that rotted leads to a directory that is none.
             Err(PageError::Damaged { .. }) if cache.forget_part(&object, tail_range.clone()) => read().await?,
             outcome => outcome?,
@@ -123,6 +133,7 @@ impl Index {
             frames,
             frame_crcs,
             record_pages,
+            long_directory,
             frame_pages: Cache::new(PAGES_IN_MEMORY),
             listings: Cache::new(PAGES_IN_MEMORY),
         })
@@ -184,12 +195,35 @@ impl Index {
         self.listings.get_or_insert_async(&directory.0, self.read_listing(directory)).await
     }
 
-    async fn read_listing(&self, directory: FileId) -> Result<Listing, PageError> {
+    /// What opening this index reads.
+    pub(super) fn opening_ranges(&self) -> Vec<StoredRange> {
+        let bytes = self.object.bytes();
+        let tail = StoredRange::of(&self.object, bytes.saturating_sub(TAIL)..bytes);
+        let directory = self.long_directory.clone().map(|range| StoredRange::of(&self.object, range));
+        [Some(tail), directory].into_iter().flatten().collect()
+    }
+
+    /// The page of the frame table that a place is on.
+    pub(super) fn frame_page_at(&self, place: u64) -> Option<StoredRange> {
+        let range = self.frame_page((place / FRAMES_PER_PAGE as u64) as u32)?;
+        Some(StoredRange::of(&self.object, range))
+    }
+
+    /// The record pages that hold a directory's entries.
+    pub(super) fn listing_ranges(&self, directory: FileId) -> Vec<StoredRange> {
+        self.pages_of(directory).iter().map(|page| StoredRange::of(&self.object, page.range())).collect()
+    }
+
+    fn pages_of(&self, directory: FileId) -> &[RecordPage] {
         // Pages whose first record lies before the directory may still hold its first entries.
         let from = self.record_pages.partition_point(|page| page.first.0 < directory.0).saturating_sub(1);
         let to = self.record_pages.partition_point(|page| page.first.0 <= directory.0);
+        &self.record_pages[from.min(to)..to]
+    }
+
+    async fn read_listing(&self, directory: FileId) -> Result<Listing, PageError> {
         let mut listing = Vec::new();
-        for page in &self.record_pages[from.min(to)..to] {
+        for page in self.pages_of(directory) {
             let records = self.read_records(page).await?;
             listing.extend(records.into_iter().filter(|record| record.parent == directory));
         }
@@ -197,7 +231,7 @@ impl Index {
     }
 
     async fn read_records(&self, page: &RecordPage) -> Result<Vec<Record>, PageError> {
-        let range = page.offset..page.offset.saturating_add(u64::from(page.stored));
+        let range = page.range();
         let decode = |stored: &[u8]| {
             if sum(&self.owner, stored) != page.crc {
                 return Err(damaged(&self.key, "the checksum of a record page does not match"));

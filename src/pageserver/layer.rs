@@ -11,6 +11,7 @@ use super::PageError;
 use super::cache::{CachedObject, PageCache, Wanted};
 use super::codec::Reader;
 use super::frame::{FrameEncoder, FrameRef, Identity, PAGES_PER_FRAME};
+use super::volume::StoredRange;
 use crate::model::{FileId, LayerRef, PAGE_SIZE, PageNo};
 use bytes::Bytes;
 use futures::future::try_join_all;
@@ -51,6 +52,8 @@ struct Layer {
     key: String,
     frames: Vec<FrameRef>,
     pages: u32,
+    /// Where the index is, if the tail is too short for it.
+    long_index: Option<Range<u64>>,
 }
 
 /// One page found in a layer set.
@@ -136,6 +139,22 @@ impl LayerSet {
         Some((place.layer, number, wanted.frame))
     }
 
+    /// A layer as the cache knows it.
+    pub(super) fn object(&self, layer: u32) -> &CachedObject {
+        &self.0.layers[layer as usize].object
+    }
+
+    /// What opening these layers reads.
+    pub(super) fn opening_ranges(&self) -> Vec<StoredRange> {
+        let of_layer = |layer: &Layer| {
+            let bytes = layer.object.bytes();
+            let tail = StoredRange::of(&layer.object, bytes.saturating_sub(TAIL)..bytes);
+            let index = layer.long_index.clone().map(|range| StoredRange::of(&layer.object, range));
+            [Some(tail), index]
+        };
+        self.0.layers.iter().flat_map(of_layer).flatten().collect()
+    }
+
     /// The frames of a layer from `number` on, up to the last that holds a page of `file`.
     pub(super) fn following(&self, file: FileId, layer: u32, number: u32) -> &[FrameRef] {
         let of_layer = |place: &&Place| place.layer == layer && place.slot != ZERO_PAGE;
@@ -202,18 +221,18 @@ async fn open_layer(cache: &PageCache, layer: &LayerRef) -> Result<(Layer, Layer
     let read = || async {
         let parse = |tail: &[u8]| read_tail(layer, tail, tail_range.clone()).map_err(damaged);
         let footer = match cache.read(&object, tail_range.clone(), parse).await? {
-            Tail::Whole(index) => return Ok(index),
+            Tail::Whole(index) => return Ok((index, None)),
             Tail::Beyond(footer) => footer,
         };
         let parse = |stored: &[u8]| read_index(&key, footer, stored).map_err(damaged);
-        cache.read(&object, footer.range(), parse).await
+        Ok((cache.read(&object, footer.range(), parse).await?, Some(footer.range())))
     };
-    let (frames, pages, stored_pages) = match read().await {
+    let ((frames, pages, stored_pages), long_index) = match read().await {
         // The footer has no sum of its own: a cached one that rotted leads to an index that is none.
         Err(PageError::Damaged { .. }) if cache.forget_part(&object, tail_range.clone()) => read().await?,
         outcome => outcome?,
     };
-    Ok((Layer { object, key, frames, pages: stored_pages }, pages))
+    Ok((Layer { object, key, frames, pages: stored_pages, long_index }, pages))
 }
 
 /// What is at the end of a layer, of which `tail` are the bytes at `range`.

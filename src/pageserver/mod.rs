@@ -34,11 +34,11 @@ mod tests;
 
 pub use base::Base;
 pub use base_writer::{BaseWriter, StagedBase, WriteError};
-pub use cache::{CacheFigures, PageCache};
+pub use cache::{CacheFigures, CachedObject, PageCache};
 pub use error::{NameProblem, PageError};
 pub use file::DataFile;
 pub use index::Listing;
 pub use seal::{LINKED_FOLDERS, SealedParts, seal};
 pub use tree::Attributes;
 pub use upload::{PutLayer, Upload, build_upload};
-pub use volume::{Volume, VolumeSource};
+pub use volume::{StoredRange, Volume, VolumeSource};

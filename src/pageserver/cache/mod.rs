@@ -349,6 +349,16 @@ impl PageCache {
 }
 
 impl CachedObject {
+    /// Its key in the store.
+    pub fn key(&self) -> &str {
+        &self.inner().key
+    }
+
+    /// Its length.
+    pub fn bytes(&self) -> u64 {
+        self.inner().bytes
+    }
+
     fn inner(&self) -> &Arc<Object> {
         self.object.as_ref().expect("it is taken only when dropped")
     }

@@ -15,6 +15,7 @@ use super::base::{Base, Extent};
 use super::journal::Journal;
 use super::layer::{LayerPage, LayerSet};
 use super::page_set::PageSet;
+use super::volume::Recording;
 use crate::model::{FileId, Origin, PAGE_SIZE, PageNo};
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -32,6 +33,8 @@ pub(super) struct Ground {
     pub overlays: PathBuf,
     /// Pages in all overlay files together.
     pub own_pages: AtomicU64,
+    /// What is read from base and layers, while somebody wants to know.
+    pub recording: Recording,
 }
 
 /// A regular file.

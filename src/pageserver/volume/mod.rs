@@ -8,6 +8,9 @@ mod fetch;
 mod names;
 mod open;
 mod read_ahead;
+mod recording;
+
+pub use recording::{Recording, StoredRange};
 
 use super::base::{Base, Extent};
 use super::file::{DataFile, Fetched, Ground};
@@ -52,7 +55,11 @@ const PID_FILE: &str = "postmaster.pid";
 impl Volume {
     /// The base's entries of a directory, without a request.
     pub fn near_listing(&self, directory: FileId) -> Option<Listing> {
-        if directory.0 > self.last_base_id { Some(Arc::new([])) } else { self.ground.base.cached_listing(directory) }
+        if directory.0 > self.last_base_id {
+            return Some(Arc::new([]));
+        }
+        self.ground.recording.note_listing(directory);
+        self.ground.base.cached_listing(directory)
     }
 
     /// The base's entries of a directory.

@@ -1,7 +1,7 @@
 //! Opening a volume: base, layers and names, then the journal replayed over them.
 
 use super::read_ahead::Streams;
-use super::{Volume, VolumeSource};
+use super::{Recording, Volume, VolumeSource};
 use crate::model::{FileId, FileKind};
 use crate::pageserver::file::{Ground, overlay_path};
 use crate::pageserver::journal::{Change, Journal};
@@ -42,7 +42,8 @@ impl Volume {
                 (FileKind::Symlink, 0o777, Some(target)),
             );
         }
-        let ground = Ground { base: source.base, layers, journal, overlays, own_pages: AtomicU64::new(0) };
+        let (own_pages, recording) = (AtomicU64::new(0), Recording::default());
+        let ground = Ground { base: source.base, layers, journal, overlays, own_pages, recording };
         let volume = Volume {
             ground,
             tree: Mutex::new(tree),
