@@ -51,14 +51,16 @@ const READ_AHEADS: usize = 8;
 /// Seeded bytes in memory: a dozen boot objects of at most 4 MiB are being read at once.
 const SEED_MEMORY: u64 = 48 << 20;
 
-/// Object and offset of a decompressed frame, or of seeded bytes.
+/// Object and offset of a decompressed frame.
 type Spot = (u64, u64);
+/// Object, first byte and end of what was seeded: parts of an index overlap.
+type Part = (u64, u64, u64);
 
 #[derive(Clone)]
 struct ByBytes;
 
-impl Weighter<Spot, Bytes> for ByBytes {
-    fn weight(&self, _: &Spot, bytes: &Bytes) -> u64 {
+impl<K> Weighter<K, Bytes> for ByBytes {
+    fn weight(&self, _: &K, bytes: &Bytes) -> u64 {
         bytes.len() as u64 + 64
     }
 }
@@ -73,7 +75,7 @@ struct Inner {
     /// Decompressed frames.
     frames: Cache<Spot, Bytes, ByBytes>,
     /// Stored bytes that somebody fetched in one piece for those who will ask; and whether there were ever any.
-    seeds: Cache<Spot, Bytes, ByBytes>,
+    seeds: Cache<Part, Bytes, ByBytes>,
     seeded: AtomicBool,
     /// Every object that is open or has extents on disk, by key. Its lock comes before an object's.
     objects: Mutex<HashMap<String, Arc<Object>>>,
@@ -123,12 +125,13 @@ impl PageCache {
         settings: &CacheSettings,
         fill_pause: Duration,
     ) -> Result<PageCache, PageError> {
-        let memory = |bytes: u64| Cache::with_weighter((bytes / (64 << 10)).max(16) as usize, bytes, ByBytes);
+        let items = |bytes: u64| (bytes / (64 << 10)).max(16) as usize;
+        let memory = settings.memory.as_u64();
         let inner = Inner {
             store,
             directory: directory.to_owned(),
-            frames: memory(settings.memory.as_u64()),
-            seeds: memory(SEED_MEMORY),
+            frames: Cache::with_weighter(items(memory), memory, ByBytes),
+            seeds: Cache::with_weighter(items(SEED_MEMORY), SEED_MEMORY, ByBytes),
             seeded: AtomicBool::new(false),
             objects: Mutex::default(),
             next_object: AtomicU64::new(0),
@@ -304,18 +307,18 @@ impl PageCache {
     /// Takes stored bytes of an object that came by another way: whoever reads exactly this part finds them, for as long as there is room in
     /// memory. Nothing is believed: they pass the reader's check, or the store is asked.
     pub fn seed(&self, object: &CachedObject, offset: u64, bytes: Bytes) {
-        self.0.seeds.insert((object.inner().id, offset), bytes);
+        self.0.seeds.insert((object.inner().id, offset, offset + bytes.len() as u64), bytes);
         self.0.seeded.store(true, Ordering::Release);
     }
 
     fn seed_at(&self, object: &Object, range: &Range<u64>) -> Option<Bytes> {
         self.0.seeded.load(Ordering::Acquire).then_some(())?;
-        self.0.seeds.get(&(object.id, range.start)).filter(|bytes| bytes.len() as u64 == range.end - range.start)
+        self.0.seeds.get(&(object.id, range.start, range.end))
     }
 
     /// Drops what is cached of a part of an object, so that it is fetched anew; false where there is nothing to fetch it from.
     pub fn forget_part(&self, object: &CachedObject, range: Range<u64>) -> bool {
-        self.0.seeds.remove(&(object.inner().id, range.start));
+        self.0.seeds.remove(&(object.inner().id, range.start, range.end));
         self.forget(object.inner(), &range);
         !matches!(object.inner().place, Place::Store(_))
     }
