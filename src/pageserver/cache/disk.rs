@@ -124,8 +124,8 @@ impl PageCache {
             Err(error) => {
                 // Part of it may be there.
                 let _ = self.punch(object, extent);
-                drop(disk);
                 self.0.residency.remove(object, extent);
+                drop(disk);
                 self.pause(&error);
             }
         }
@@ -167,7 +167,7 @@ impl PageCache {
             let mut disk = object.lock_disk();
             if self.drop_extent(object, &mut disk.made, extent) {
                 count(&self.0.counters.forgotten, 1);
-                drop(disk);
+                // Still under the lock: whoever brings it back is admitted before that, and would be taken off the list with it there.
                 self.0.residency.remove(object, extent);
             }
         }

@@ -133,6 +133,36 @@ async fn the_disk_never_holds_more_than_the_budget() {
     println!("budget {BUDGET}, at most {most} bytes on disk; {figures:?}");
 }
 
+/// So small a budget that extents go while they are being read: readers find zeros where they saw a bit, and notice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_punched_out_under_a_reader_is_never_read() {
+    const BUDGET: u64 = 5 * (EXTENT + 4096);
+    let (folder, counted) = (folder(), CountedStore::default());
+    let store = counted.store();
+    let packs = Arc::new([Pack::put(&store, "v1/pack/1", 8).await, Pack::put(&store, "v1/pack/2", 8).await]);
+    let cache = PageCache::open(store, folder.path(), &small(BUDGET)).unwrap();
+    let readers: Vec<_> = (0..8)
+        .map(|seed| {
+            let (cache, packs) = (cache.clone(), packs.clone());
+            tokio::spawn(async move {
+                let mut random = StdRng::seed_from_u64(seed);
+                // Held, so that the file stays while its extents go.
+                let _open = packs.each_ref().map(|pack| pack.open(&cache));
+                for _ in 0..1500 {
+                    packs[random.random_range(0..2)].read(&cache, random.random_range(0..8)).await;
+                }
+            })
+        })
+        .collect();
+    for reader in readers {
+        reader.await.unwrap();
+    }
+    let figures = cache.figures();
+    println!("{figures:?}");
+    assert!(figures.disk_hits > 1000 && figures.evictions > 1000, "{figures:?}");
+    assert!(blocks_below(folder.path()) <= BUDGET);
+}
+
 #[tokio::test]
 async fn a_scan_does_not_wash_out_what_is_read_again_and_again() {
     let (folder, counted) = (folder(), CountedStore::default());
