@@ -46,7 +46,7 @@ use tokio::sync::Semaphore;
 
 /// How long a disk that refused an extent is left alone.
 const FILL_PAUSE: Duration = Duration::from_secs(10);
-/// Windows read ahead at once on this node, of at most a few MiB each; one more is not begun.
+/// Windows read ahead at once on this node; one more is not begun. At 4 MiB each they hold at most 32 MiB of memory.
 const READ_AHEADS: usize = 8;
 /// Seeded bytes in memory: a dozen boot objects of at most 4 MiB are being read at once.
 const SEED_MEMORY: u64 = 48 << 20;

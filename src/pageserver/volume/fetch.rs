@@ -10,7 +10,7 @@ use crate::pageserver::frame::{FRAME_SIZE, FrameRef};
 use crate::pageserver::layer::LayerPage;
 use std::collections::HashSet;
 
-/// Frames that one window reads ahead at most: well compressed ones are many to a byte budget.
+/// Frames that one window looks at: well compressed ones are many to a byte budget, and those of zeros cost it nothing.
 const FRAMES_AHEAD: usize = 1024;
 
 impl Volume {
@@ -74,12 +74,12 @@ impl Volume {
         let Some(mut window) = self.streams.note(Lane::Pack(file, missed.object()), missed) else { return Ok(()) };
         let frames_in_file = u32::try_from(extent.size.div_ceil(FRAME_SIZE as u64)).unwrap_or(u32::MAX);
         let mut ahead: Vec<(FrameRef, u32)> = Vec::new();
-        for number in window.first_number()..frames_in_file {
+        for number in (window.first_number()..frames_in_file).take(FRAMES_AHEAD) {
             let frame = base.place(extent, number).await?;
             if frame.is_zero() {
                 continue;
             }
-            if ahead.len() == FRAMES_AHEAD || frame.object != missed.object() || !window.takes(frame, number) {
+            if frame.object != missed.object() || !window.takes(frame, number) {
                 break;
             }
             ahead.push((frame, number));
