@@ -96,6 +96,27 @@ fn two_nodes_asked_for_one_unseen_name_make_one_branch() {
 }
 
 #[test]
+fn the_cache_survives_the_daemon_however_it_ends() {
+    let mut shop = Fixture::new().moto().environment("OFFSHOOT_CACHE_MAX_BYTES", "32MiB").start();
+    let question = "select count(*), sum(length(prosrc)) from pg_proc";
+    let answer = shop.psql("shop@x", question);
+    let cache = shop.node.data_dir().join("cache");
+    let cached = || std::fs::read_dir(&cache).expect("there is a cache").count();
+    shop.node.stop();
+    assert!(cache.join("extents").exists(), "a clean stop leaves a map");
+    shop.node.start();
+    assert!(!cache.join("extents").exists(), "the map outlives the state it describes");
+    assert!(cached() > 1, "the cache was emptied");
+    assert!(shop.node.log().contains("is_clean=true"), "{}", shop.node.log());
+    assert_eq!(shop.psql("shop@y", question), answer);
+    shop.node.kill();
+    shop.node.start();
+    assert!(cached() > 1, "the cache was emptied");
+    assert!(shop.node.log().contains("is_clean=false"), "{}", shop.node.log());
+    assert_eq!(shop.psql("shop@z", question), answer);
+}
+
+#[test]
 fn a_store_that_is_gone_is_said_to_be_gone() {
     let mut shop = Fixture::new().moto().idle_timeout("1s").start();
     shop.psql("shop@x", "create table kept as select 1");

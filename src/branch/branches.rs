@@ -95,13 +95,13 @@ impl Branches {
             tracing::warn!(orphans, stale, "reaped computes and mounts of a daemon that was killed");
         }
         let node = node_id(&data_dir, &ambient).map_err(LifecycleError::io("cannot keep this node's id"))?;
-        let cache = PageCache::new(catalog.store().clone(), &data_dir.join("cache"))?;
         let hold = Hold {
             catalog: catalog.clone(),
             node: node.clone(),
             clock: ambient.clock.clone(),
             lease: settings.server.lease,
         };
+        let cache = PageCache::open(catalog.store().clone(), &data_dir.join("cache"), &settings.cache)?;
         let shared = Arc::new(Shared {
             bases: Bases::new(catalog.clone(), cache.clone()),
             catalog,
@@ -388,6 +388,11 @@ impl Branches {
                 let _ = self.suspend(&branch).await;
             })
             .await;
+        let cache = self.0.shared.cache.clone();
+        let closed = tokio::task::spawn_blocking(move || cache.close()).await.map_err(|e| e.to_string());
+        if let Err(error) | Ok(Err(error)) = closed.map(|closed| closed.map_err(|e| e.to_string())) {
+            tracing::warn!(error, "the cache left no map; the next start looks at each of its files");
+        }
     }
 }
 

@@ -48,6 +48,8 @@ fault_points! {
     ManifestPut = "manifest-put",
     /// The head names the manifest of an upload of an awake branch.
     UploadPublished = "upload-published",
+    /// The map of what the node's cache holds is on disk.
+    CacheMapped = "cache-mapped",
     /// The head names the new manifest; the local folder is still there.
     HeadPublished = "head-published",
     /// A branch's head says that it is deleted; its objects are still there.

@@ -1,12 +1,15 @@
 //! A sealed (or staged) base, opened for reading: index and packs.
 
 use super::PageError;
-use super::cache::{CachedObject, PageCache};
-use super::frame::{FRAME_SIZE, Identity};
+use super::cache::{CachedObject, PageCache, Wanted};
+use super::frame::{FRAME_SIZE, FrameRef, Identity};
 use super::index::{Index, Listing};
+use super::volume::StoredRange;
 use crate::model::{BaseId, BaseManifest, FileId, PackRef, ProjectName};
 use crate::store::keys;
 use bytes::Bytes;
+use futures::future::try_join_all;
+use std::collections::BTreeMap;
 
 /// Where a file's frames are, as its record says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,11 +43,9 @@ impl Base {
         index_bytes: u64,
         packs: &[PackRef],
     ) -> Result<Base, PageError> {
-        let index = Index::open(cache.store().clone(), index_key, index_bytes, id.to_string()).await?;
-        let packs = packs
-            .iter()
-            .map(|pack| cache.object(keys::base_pack(project, id, pack.number), pack.bytes))
-            .collect::<Result<_, _>>()?;
+        let index = Index::open(cache.clone(), index_key, index_bytes, id.to_string()).await?;
+        let packs =
+            packs.iter().map(|pack| cache.object(&keys::base_pack(project, id, pack.number), pack.bytes)).collect();
         Ok(Base { id: id.clone(), index, packs, cache })
     }
 
@@ -59,38 +60,77 @@ impl Base {
     }
 
     /// Content of the `number`-th frame of a file, if it needs no request to the store. `None` may also be a frame of zeros
-    /// whose place is not in memory.
+    /// whose place is not known here.
     pub fn near_frame(&self, file: FileId, extent: Extent, number: u32) -> Option<Result<Bytes, PageError>> {
-        let frame = self.index.cached_frame(extent.first_frame + u64::from(number))?;
-        let length = content_length(extent, number);
+        let frame = self.index.near_frame(extent.first_frame + u64::from(number))?;
         if frame.is_zero() {
-            return Some(Ok(zeros(length)));
+            return Some(Ok(zeros(content_length(extent, number))));
         }
         let pack = self.packs.get(frame.object as usize)?;
-        self.cache.near_frame(pack, frame, self.identity(file, number), length)
+        self.cache.near_frame(pack, self.wanted(file, extent, number, frame))
     }
 
-    /// Content of the `number`-th frame of a file.
-    pub async fn frame(&self, file: FileId, extent: Extent, number: u32) -> Result<Bytes, PageError> {
-        let frame = self.index.frame(extent.first_frame + u64::from(number)).await?;
-        let length = content_length(extent, number);
-        if frame.is_zero() {
-            return Ok(zeros(length));
+    /// Contents of frames of a file, in the order of `numbers`: what lies together in a pack comes together.
+    pub async fn frames(&self, file: FileId, extent: Extent, numbers: &[u32]) -> Result<Vec<Bytes>, PageError> {
+        let places = try_join_all(numbers.iter().map(|number| self.place(extent, *number))).await?;
+        let mut contents: Vec<Bytes> = numbers.iter().map(|number| zeros(content_length(extent, *number))).collect();
+        let mut by_pack: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        for (at, place) in places.iter().enumerate().filter(|(_, place)| !place.is_zero()) {
+            by_pack.entry(place.object).or_default().push(at);
         }
-        let pack = self.packs.get(frame.object as usize).ok_or_else(|| PageError::Damaged {
-            object: format!("base {}", self.id),
-            what: format!("its index names a pack {} that is not in its manifest", frame.object),
-        })?;
-        self.cache.frame(pack, frame, self.identity(file, number), length).await
+        let loads = by_pack.into_iter().map(|(pack, spots)| {
+            let wanted: Vec<Wanted<'_>> =
+                spots.iter().map(|at| self.wanted(file, extent, numbers[*at], places[*at])).collect();
+            async move { Ok::<_, PageError>((spots, self.cache.frames(self.pack(pack)?, &wanted).await?)) }
+        });
+        for (spots, loaded) in try_join_all(loads).await? {
+            for (at, content) in spots.into_iter().zip(loaded) {
+                contents[at] = content;
+            }
+        }
+        Ok(contents)
     }
 
-    /// Where the index keeps a frame, for sealing: unchanged frames are pointed to, not copied.
-    pub(super) async fn place(&self, extent: Extent, number: u32) -> Result<super::frame::FrameRef, PageError> {
+    /// Fetches frames of a file (place and number) that lie in one pack, in the background.
+    pub(super) fn read_ahead(&self, file: FileId, frames: Vec<(FrameRef, u32)>) {
+        let Some(pack) = frames.first().and_then(|(frame, _)| self.packs.get(frame.object as usize)) else { return };
+        let frames = frames.into_iter().map(|(frame, number)| (frame, file, number)).collect();
+        self.cache.read_ahead(pack, self.id.as_str(), frames);
+    }
+
+    /// Where the index keeps a frame, for read-ahead, and for sealing: unchanged frames are pointed to, not copied.
+    pub(super) async fn place(&self, extent: Extent, number: u32) -> Result<FrameRef, PageError> {
         self.index.frame(extent.first_frame + u64::from(number)).await
     }
 
-    fn identity(&self, file: FileId, number: u32) -> Identity<'_> {
-        Identity { owner: self.id.as_str(), file, number }
+    /// The stored bytes behind places of the frame table and behind listings, and what opening the base reads.
+    pub(super) async fn stored_ranges(
+        &self,
+        places: impl Iterator<Item = u64>,
+        listings: impl Iterator<Item = FileId>,
+    ) -> Result<Vec<StoredRange>, PageError> {
+        let mut ranges = self.index.opening_ranges();
+        for place in places {
+            ranges.extend(self.index.frame_page_at(place));
+            let frame = self.index.frame(place).await?;
+            if !frame.is_zero() {
+                ranges.push(StoredRange::of(self.pack(frame.object)?, frame.range()));
+            }
+        }
+        listings.for_each(|directory| ranges.extend(self.index.listing_ranges(directory)));
+        Ok(ranges)
+    }
+
+    fn pack(&self, number: u32) -> Result<&CachedObject, PageError> {
+        self.packs.get(number as usize).ok_or_else(|| PageError::Damaged {
+            object: format!("base {}", self.id),
+            what: format!("its index names a pack {number} that is not in its manifest"),
+        })
+    }
+
+    fn wanted(&self, file: FileId, extent: Extent, number: u32, frame: FrameRef) -> Wanted<'_> {
+        let identity = Identity { owner: self.id.as_str(), file, number };
+        Wanted { frame, identity, length: content_length(extent, number) }
     }
 }
 

@@ -73,15 +73,25 @@ impl FrameRef {
         FrameRef { object: word(0), offset: word(4), length: word(8), crc: word(12) }
     }
 
-    /// The frame's content, `content_length` bytes, after checking its sum.
-    pub fn open(&self, identity: Identity<'_>, stored: &[u8], content_length: usize) -> Result<Bytes, PageError> {
-        let damaged = |what: &str| PageError::Damaged {
+    /// Whether `stored` is what was stored of this frame.
+    pub fn check(&self, identity: Identity<'_>, stored: &[u8]) -> Result<(), PageError> {
+        match stored.len() == self.stored() && sum(identity, stored) == self.crc {
+            true => Ok(()),
+            false => Err(self.damaged(identity, "its checksum does not match")),
+        }
+    }
+
+    fn damaged(&self, identity: Identity<'_>, what: &str) -> PageError {
+        PageError::Damaged {
             object: format!("{} pack or layer {}", identity.owner, self.object),
             what: format!("frame {} of {:?} at byte {}: {what}", identity.number, identity.file, self.offset),
-        };
-        if stored.len() != self.stored() || sum(identity, stored) != self.crc {
-            return Err(damaged("its checksum does not match"));
         }
+    }
+
+    /// The frame's content, `content_length` bytes, after checking its sum.
+    pub fn open(&self, identity: Identity<'_>, stored: &[u8], content_length: usize) -> Result<Bytes, PageError> {
+        self.check(identity, stored)?;
+        let damaged = |what: &str| self.damaged(identity, what);
         let content = if self.length & RAW != 0 {
             Bytes::copy_from_slice(stored)
         } else {

@@ -16,12 +16,14 @@
 //! All numbers are little-endian. Every sum is CRC32C with the base id in front.
 
 use super::PageError;
+use super::cache::{CachedObject, PageCache};
 use super::codec::{Reader, put_text};
 use super::frame::FrameRef;
+use super::volume::StoredRange;
 use crate::model::{FileId, FileKind};
-use crate::store::Store;
 use quick_cache::sync::Cache;
 use std::io::{Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::sync::Arc;
 
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"OFFIDX01");
@@ -62,62 +64,93 @@ pub(super) struct RecordPage {
     pub(super) crc: u32,
 }
 
-/// An index in the store, opened: directory in memory, pages on demand.
+/// An index, opened: directory in memory, pages on demand through the cache.
 pub struct Index {
-    store: Store,
+    cache: PageCache,
+    object: CachedObject,
     key: String,
     owner: String,
     frames: u64,
     frame_crcs: Vec<u32>,
     record_pages: Vec<RecordPage>,
+    /// Where the directory is, if the tail is too short for it.
+    long_directory: Option<Range<u64>>,
     frame_pages: Cache<u32, Arc<[FrameRef]>>,
     listings: Cache<u64, Listing>,
 }
 
+impl RecordPage {
+    fn range(&self) -> Range<u64> {
+        self.offset..self.offset.saturating_add(u64::from(self.stored))
+    }
+}
+
+/// What the tail of an index says.
+enum Tail {
+    /// Frames, and the directory.
+    Whole(u64, Directory),
+    /// The directory lies before the tail.
+    Beyond(Footer),
+}
+
+type Directory = (Vec<u32>, Vec<RecordPage>);
+
+#[derive(Clone, Copy)]
+struct Footer {
+    frames: u64,
+    offset: u64,
+    end: u64,
+    crc: u32,
+}
+
 impl Index {
-    /// Opens the index at `key`, `bytes` long, of the base `owner`: one request, two for a huge one.
-    pub async fn open(store: Store, key: String, bytes: u64, owner: String) -> Result<Index, PageError> {
-        let tail_start = bytes.saturating_sub(TAIL);
-        let tail = store.get_range(&key, tail_start..bytes).await?;
-        let damaged = |what: &str| PageError::Damaged { object: key.clone(), what: what.to_owned() };
-        let footer = tail.len().checked_sub(FOOTER).map(|at| &tail[at..]).ok_or_else(|| damaged("it is too short"))?;
-        let mut reader = Reader::new(footer);
-        let (Some(frames), Some(offset), Some(length), Some(crc), Some(MAGIC)) =
-            (reader.u64(), reader.u64(), reader.u32(), reader.u32(), reader.u64())
-        else {
-            return Err(damaged("it has no footer"));
+    /// Opens the index at `key`, `bytes` long, of the base `owner`: one request, two for a huge one, none if it is cached.
+    pub async fn open(cache: PageCache, key: String, bytes: u64, owner: String) -> Result<Index, PageError> {
+        let object = cache.object(&key, bytes);
+        let tail_range = bytes.saturating_sub(TAIL)..bytes;
+        let read = || async {
+            let parse = |tail: &[u8]| read_tail(&owner, tail, tail_range.clone());
+            let tail =
+                cache.read(&object, tail_range.clone(), |tail| parse(tail).map_err(|w| damaged(&key, w))).await?;
+            let footer = match tail {
+                Tail::Whole(frames, directory) => return Ok((frames, directory, None)),
+                Tail::Beyond(footer) => footer,
+            };
+            let parse = |bytes: &[u8]| read_directory(&owner, footer, bytes).map_err(|what| damaged(&key, what));
+            let range = footer.offset..footer.end;
+            Ok((footer.frames, cache.read(&object, range.clone(), parse).await?, Some(range)))
         };
-        let end = offset.checked_add(u64::from(length)).filter(|end| *end <= bytes - FOOTER as u64);
-        let end = end.ok_or_else(|| damaged("its directory lies outside"))?;
-        let directory = if offset >= tail_start {
-            tail.slice((offset - tail_start) as usize..(end - tail_start) as usize)
-        } else {
-            store.get_range(&key, offset..end).await?
+        let (frames, (frame_crcs, record_pages), long_directory) = match read().await {
+            // The footer has no sum of its own: a cached one that rotted leads to a directory that is none.
+            Err(PageError::Damaged { .. }) if cache.forget_part(&object, tail_range.clone()) => read().await?,
+            outcome => outcome?,
         };
-        if sum(&owner, &directory) != crc {
-            return Err(damaged("its directory's checksum does not match"));
-        }
-        let (frame_crcs, record_pages) =
-            read_directory(&directory).ok_or_else(|| damaged("its directory is cut short"))?;
-        // The footer has no sum of its own.
-        if frame_crcs.len() as u64 != frames.div_ceil(FRAMES_PER_PAGE as u64) {
-            return Err(damaged("its footer does not agree with its directory"));
-        }
         Ok(Index {
-            store,
+            cache,
+            object,
             key,
             owner,
             frames,
             frame_crcs,
             record_pages,
+            long_directory,
             frame_pages: Cache::new(PAGES_IN_MEMORY),
             listings: Cache::new(PAGES_IN_MEMORY),
         })
     }
 
-    /// The frame at `place` of the frame table, if its page is in memory.
-    pub fn cached_frame(&self, place: u64) -> Option<FrameRef> {
-        let page = self.frame_pages.get(&((place / FRAMES_PER_PAGE as u64) as u32))?;
+    /// The frame at `place` of the frame table, if its page needs no request to the store.
+    pub fn near_frame(&self, place: u64) -> Option<FrameRef> {
+        let number = (place / FRAMES_PER_PAGE as u64) as u32;
+        let page = match self.frame_pages.get(&number) {
+            Some(page) => page,
+            None => {
+                let range = self.frame_page(number)?;
+                let page = self.cache.near(&self.object, range, |bytes| self.decode_frames(number, bytes))?.ok()?;
+                self.frame_pages.insert(number, page.clone());
+                page
+            }
+        };
         page.get((place % FRAMES_PER_PAGE as u64) as usize).copied()
     }
 
@@ -127,18 +160,26 @@ impl Index {
         let page = self.frame_pages.get_or_insert_async(&number, self.read_frame_page(number)).await?;
         page.get((place % FRAMES_PER_PAGE as u64) as usize)
             .copied()
-            .ok_or_else(|| self.damaged("a frame is missing from it"))
+            .ok_or_else(|| damaged(&self.key, "a frame is missing from it"))
     }
 
     async fn read_frame_page(&self, number: u32) -> Result<Arc<[FrameRef]>, PageError> {
+        let range = self.frame_page(number).ok_or_else(|| damaged(&self.key, "a frame page is missing from it"))?;
+        self.cache.read(&self.object, range, |bytes| self.decode_frames(number, bytes)).await
+    }
+
+    /// Where a page of the frame table is.
+    fn frame_page(&self, number: u32) -> Option<Range<u64>> {
+        self.frame_crcs.get(number as usize)?;
         let first = u64::from(number) * FRAMES_PER_PAGE as u64;
         let last = (first + FRAMES_PER_PAGE as u64).min(self.frames);
-        let crc =
-            self.frame_crcs.get(number as usize).ok_or_else(|| self.damaged("a frame page is missing from it"))?;
         let width = FrameRef::ENCODED as u64;
-        let bytes = self.store.get_range(&self.key, first * width..last * width).await?;
-        if sum(&self.owner, &bytes) != *crc {
-            return Err(self.damaged(&format!("the checksum of frame page {number} does not match")));
+        Some(first * width..last * width)
+    }
+
+    fn decode_frames(&self, number: u32, bytes: &[u8]) -> Result<Arc<[FrameRef]>, PageError> {
+        if self.frame_crcs.get(number as usize) != Some(&sum(&self.owner, bytes)) {
+            return Err(damaged(&self.key, &format!("the checksum of frame page {number} does not match")));
         }
         let (chunks, _) = bytes.as_chunks::<{ FrameRef::ENCODED }>();
         Ok(chunks.iter().map(FrameRef::decode).collect())
@@ -154,12 +195,35 @@ impl Index {
         self.listings.get_or_insert_async(&directory.0, self.read_listing(directory)).await
     }
 
-    async fn read_listing(&self, directory: FileId) -> Result<Listing, PageError> {
+    /// What opening this index reads.
+    pub(super) fn opening_ranges(&self) -> Vec<StoredRange> {
+        let bytes = self.object.bytes();
+        let tail = StoredRange::of(&self.object, bytes.saturating_sub(TAIL)..bytes);
+        let directory = self.long_directory.clone().map(|range| StoredRange::of(&self.object, range));
+        [Some(tail), directory].into_iter().flatten().collect()
+    }
+
+    /// The page of the frame table that a place is on.
+    pub(super) fn frame_page_at(&self, place: u64) -> Option<StoredRange> {
+        let range = self.frame_page((place / FRAMES_PER_PAGE as u64) as u32)?;
+        Some(StoredRange::of(&self.object, range))
+    }
+
+    /// The record pages that hold a directory's entries.
+    pub(super) fn listing_ranges(&self, directory: FileId) -> Vec<StoredRange> {
+        self.pages_of(directory).iter().map(|page| StoredRange::of(&self.object, page.range())).collect()
+    }
+
+    fn pages_of(&self, directory: FileId) -> &[RecordPage] {
         // Pages whose first record lies before the directory may still hold its first entries.
         let from = self.record_pages.partition_point(|page| page.first.0 < directory.0).saturating_sub(1);
         let to = self.record_pages.partition_point(|page| page.first.0 <= directory.0);
+        &self.record_pages[from.min(to)..to]
+    }
+
+    async fn read_listing(&self, directory: FileId) -> Result<Listing, PageError> {
         let mut listing = Vec::new();
-        for page in &self.record_pages[from.min(to)..to] {
+        for page in self.pages_of(directory) {
             let records = self.read_records(page).await?;
             listing.extend(records.into_iter().filter(|record| record.parent == directory));
         }
@@ -167,22 +231,26 @@ impl Index {
     }
 
     async fn read_records(&self, page: &RecordPage) -> Result<Vec<Record>, PageError> {
-        let stored = self.store.get_range(&self.key, page.offset..page.offset + u64::from(page.stored)).await?;
-        if sum(&self.owner, &stored) != page.crc {
-            return Err(self.damaged("the checksum of a record page does not match"));
-        }
-        let bytes = zstd::bulk::decompress(&stored, page.length as usize).map_err(|e| self.damaged(&e.to_string()))?;
-        let mut reader = Reader::new(&bytes);
-        let mut records = Vec::new();
-        while !reader.is_empty() {
-            records.push(decode_record(&mut reader).ok_or_else(|| self.damaged("a record is cut short"))?);
-        }
-        Ok(records)
+        let range = page.range();
+        let decode = |stored: &[u8]| {
+            if sum(&self.owner, stored) != page.crc {
+                return Err(damaged(&self.key, "the checksum of a record page does not match"));
+            }
+            let bytes = zstd::bulk::decompress(stored, page.length as usize);
+            let bytes = bytes.map_err(|e| damaged(&self.key, &e.to_string()))?;
+            let mut reader = Reader::new(&bytes);
+            let mut records = Vec::new();
+            while !reader.is_empty() {
+                records.push(decode_record(&mut reader).ok_or_else(|| damaged(&self.key, "a record is cut short"))?);
+            }
+            Ok(records)
+        };
+        self.cache.read(&self.object, range, decode).await
     }
+}
 
-    fn damaged(&self, what: &str) -> PageError {
-        PageError::Damaged { object: self.key.clone(), what: what.to_owned() }
-    }
+fn damaged(key: &str, what: &str) -> PageError {
+    PageError::Damaged { object: key.to_owned(), what: what.to_owned() }
 }
 
 /// Completes an index whose frame table `file` already holds: appends records, directory and footer. Returns its length in bytes.
@@ -252,7 +320,35 @@ fn sum_frame_pages(file: &std::fs::File, owner: &str, bytes: u64) -> std::io::Re
     Ok(crcs)
 }
 
-pub(super) fn read_directory(bytes: &[u8]) -> Option<(Vec<u32>, Vec<RecordPage>)> {
+/// What is at the end of an index, of which `tail` are the bytes at `range`.
+fn read_tail(owner: &str, tail: &[u8], range: Range<u64>) -> Result<Tail, &'static str> {
+    let (before, footer) = tail.split_last_chunk::<FOOTER>().ok_or("it is too short")?;
+    let mut reader = Reader::new(footer);
+    let (Some(frames), Some(offset), Some(length), Some(crc), Some(MAGIC)) =
+        (reader.u64(), reader.u64(), reader.u32(), reader.u32(), reader.u64())
+    else {
+        return Err("it has no footer");
+    };
+    let end = offset.checked_add(u64::from(length)).filter(|end| *end <= range.end - FOOTER as u64);
+    let footer = Footer { frames, offset, end: end.ok_or("its directory lies outside")?, crc };
+    let Some(start) = offset.checked_sub(range.start) else { return Ok(Tail::Beyond(footer)) };
+    let directory = before.get(start as usize..(footer.end - range.start) as usize).ok_or("it is too short")?;
+    Ok(Tail::Whole(frames, read_directory(owner, footer, directory)?))
+}
+
+fn read_directory(owner: &str, footer: Footer, bytes: &[u8]) -> Result<Directory, &'static str> {
+    if sum(owner, bytes) != footer.crc {
+        return Err("its directory's checksum does not match");
+    }
+    let (frame_crcs, pages) = decode_directory(bytes).ok_or("its directory is cut short")?;
+    // The footer has no sum of its own.
+    if frame_crcs.len() as u64 != footer.frames.div_ceil(FRAMES_PER_PAGE as u64) {
+        return Err("its footer does not agree with its directory");
+    }
+    Ok((frame_crcs, pages))
+}
+
+pub(super) fn decode_directory(bytes: &[u8]) -> Option<(Vec<u32>, Vec<RecordPage>)> {
     let mut reader = Reader::new(bytes);
     let mut frame_crcs = Vec::new();
     for _ in 0..reader.u32()? {

@@ -8,12 +8,15 @@
 //! ```
 
 use super::PageError;
-use super::cache::{CachedObject, PageCache};
+use super::cache::{CachedObject, PageCache, Wanted};
 use super::codec::Reader;
 use super::frame::{FrameEncoder, FrameRef, Identity, PAGES_PER_FRAME};
+use super::volume::StoredRange;
 use crate::model::{FileId, LayerRef, PAGE_SIZE, PageNo};
 use bytes::Bytes;
-use std::collections::HashMap;
+use futures::future::try_join_all;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"OFFLAY01");
@@ -49,6 +52,8 @@ struct Layer {
     key: String,
     frames: Vec<FrameRef>,
     pages: u32,
+    /// Where the index is, if the tail is too short for it.
+    long_index: Option<Range<u64>>,
 }
 
 /// One page found in a layer set.
@@ -58,7 +63,7 @@ pub struct LayerPage(Place);
 impl LayerSet {
     /// Opens `layers`, oldest first, all at once.
     pub async fn open(cache: PageCache, layers: &[LayerRef]) -> Result<LayerSet, PageError> {
-        let opened = futures::future::try_join_all(layers.iter().map(|layer| open_layer(&cache, layer))).await?;
+        let opened = try_join_all(layers.iter().map(|layer| open_layer(&cache, layer))).await?;
         let mut newest: HashMap<FileId, HashMap<u32, Place>> = HashMap::new();
         let mut set = Vec::new();
         for (number, (layer, pages)) in opened.into_iter().enumerate() {
@@ -100,36 +105,83 @@ impl LayerSet {
             return Some(Ok(zero_page()));
         }
         let layer = &self.0.layers[place.layer as usize];
-        let (frame, number, length) = layer.frame_of(place.slot)?;
-        let content = self.0.cache.near_frame(&layer.object, frame, layer.identity(number), length)?;
+        let (wanted, _) = layer.frame_of(place.slot)?;
+        let content = self.0.cache.near_frame(&layer.object, wanted)?;
         Some(content.and_then(|content| layer.cut(&content, place.slot)))
     }
 
-    /// The page's bytes.
-    pub async fn page(&self, page: LayerPage) -> Result<Bytes, PageError> {
-        let place = page.0;
-        if place.slot == ZERO_PAGE {
-            return Ok(zero_page());
+    /// The bytes of pages, in the order of `pages`: what lies together in a layer comes together.
+    pub async fn pages_of(&self, pages: &[LayerPage]) -> Result<Vec<Bytes>, PageError> {
+        let mut contents: Vec<Bytes> = pages.iter().map(|_| zero_page()).collect();
+        let mut by_layer: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        for (at, page) in pages.iter().enumerate().filter(|(_, page)| page.0.slot != ZERO_PAGE) {
+            by_layer.entry(page.0.layer).or_default().push(at);
         }
-        let layer = &self.0.layers[place.layer as usize];
-        let (frame, number, length) =
-            layer.frame_of(place.slot).ok_or_else(|| layer.damaged("a page names no frame"))?;
-        let content = self.0.cache.frame(&layer.object, frame, layer.identity(number), length).await?;
-        layer.cut(&content, place.slot)
+        let loads = by_layer.into_iter().map(|(layer, spots)| async move {
+            let layer = &self.0.layers[layer as usize];
+            let wanted = spots.iter().map(|at| layer.frame_of(pages[*at].0.slot).map(|(wanted, _)| wanted));
+            let wanted: Option<Vec<Wanted<'_>>> = wanted.collect();
+            let wanted = wanted.ok_or_else(|| layer.damaged("a page names no frame"))?;
+            let loaded = self.0.cache.frames(&layer.object, &wanted).await?;
+            let cut =
+                spots.into_iter().zip(loaded).map(|(at, content)| Ok((at, layer.cut(&content, pages[at].0.slot)?)));
+            cut.collect::<Result<Vec<_>, PageError>>()
+        });
+        for (at, content) in try_join_all(loads).await?.into_iter().flatten() {
+            contents[at] = content;
+        }
+        Ok(contents)
+    }
+
+    /// Which layer a page is in, and the number and place of its frame there; `None` for a page of zeros.
+    pub(super) fn place_of(&self, page: LayerPage) -> Option<(u32, u32, FrameRef)> {
+        let place = Some(page.0).filter(|place| place.slot != ZERO_PAGE)?;
+        let (wanted, number) = self.0.layers[place.layer as usize].frame_of(place.slot)?;
+        Some((place.layer, number, wanted.frame))
+    }
+
+    /// A layer as the cache knows it.
+    pub(super) fn object(&self, layer: u32) -> &CachedObject {
+        &self.0.layers[layer as usize].object
+    }
+
+    /// What opening these layers reads.
+    pub(super) fn opening_ranges(&self) -> Vec<StoredRange> {
+        let of_layer = |layer: &Layer| {
+            let bytes = layer.object.bytes();
+            let tail = StoredRange::of(&layer.object, bytes.saturating_sub(TAIL)..bytes);
+            let index = layer.long_index.clone().map(|range| StoredRange::of(&layer.object, range));
+            [Some(tail), index]
+        };
+        self.0.layers.iter().flat_map(of_layer).flatten().collect()
+    }
+
+    /// The frames of a layer from `number` on, up to the last that holds a page of `file`.
+    pub(super) fn following(&self, file: FileId, layer: u32, number: u32) -> &[FrameRef] {
+        let of_layer = |place: &&Place| place.layer == layer && place.slot != ZERO_PAGE;
+        let last = self.0.pages.get(&file).and_then(|places| places.iter().rev().find(of_layer));
+        let end = last.map_or(0, |place| place.slot as usize / PAGES_PER_FRAME + 1);
+        let frames = &self.0.layers[layer as usize].frames;
+        frames.get(number as usize..end.min(frames.len())).unwrap_or_default()
+    }
+
+    /// Fetches frames of a layer (place and number) in the background.
+    pub(super) fn read_ahead(&self, layer: u32, frames: Vec<(FrameRef, u32)>) {
+        let layer = &self.0.layers[layer as usize];
+        let frames = frames.into_iter().map(|(frame, number)| (frame, FileId(0), number)).collect();
+        self.0.cache.read_ahead(&layer.object, &layer.key, frames);
     }
 }
 
 impl Layer {
-    fn frame_of(&self, slot: u32) -> Option<(FrameRef, u32, usize)> {
+    /// The frame that holds a slot, and its number.
+    fn frame_of(&self, slot: u32) -> Option<(Wanted<'_>, u32)> {
         let number = slot / PAGES_PER_FRAME as u32;
         let frame = *self.frames.get(number as usize)?;
         // Only the last frame may be short.
         let stored_pages = (self.pages - number * PAGES_PER_FRAME as u32).min(PAGES_PER_FRAME as u32);
-        Some((frame, number, stored_pages as usize * PAGE_SIZE))
-    }
-
-    fn identity(&self, number: u32) -> Identity<'_> {
-        Identity { owner: &self.key, file: FileId(0), number }
+        let identity = Identity { owner: &self.key, file: FileId(0), number };
+        Some((Wanted { frame, identity, length: stored_pages as usize * PAGE_SIZE }, number))
     }
 
     fn cut(&self, content: &Bytes, slot: u32) -> Result<Bytes, PageError> {
@@ -152,34 +204,61 @@ fn zero_page() -> Bytes {
 
 pub(super) type LayerPages = Vec<(FileId, u32, u32)>;
 
+/// What a layer's index says: frames, pages, and how many of these are stored.
+type LayerIndex = (Vec<FrameRef>, LayerPages, u32);
+
+/// What the tail of a layer says.
+enum Tail {
+    Whole(LayerIndex),
+    /// The index lies, or begins, before the tail.
+    Beyond(Footer),
+}
+
 async fn open_layer(cache: &PageCache, layer: &LayerRef) -> Result<(Layer, LayerPages), PageError> {
     let key = layer.key.clone();
-    let damaged = |what: &str| PageError::Damaged { object: key.clone(), what: what.to_owned() };
-    let tail_start = layer.bytes.saturating_sub(TAIL);
-    let tail = cache.store().get_range(&key, tail_start..layer.bytes).await?;
-    let footer = tail.len().checked_sub(FOOTER).map(|at| &tail[at..]).ok_or_else(|| damaged("it is too short"))?;
-    let footer = Footer::decode(footer).ok_or_else(|| damaged("it has no footer"))?;
+    let object = cache.object(&key, layer.bytes);
+    let damaged = |what: String| PageError::Damaged { object: key.clone(), what };
+    let tail_range = layer.bytes.saturating_sub(TAIL)..layer.bytes;
+    let read = || async {
+        let parse = |tail: &[u8]| read_tail(layer, tail, tail_range.clone()).map_err(damaged);
+        let footer = match cache.read(&object, tail_range.clone(), parse).await? {
+            Tail::Whole(index) => return Ok((index, None)),
+            Tail::Beyond(footer) => footer,
+        };
+        let parse = |stored: &[u8]| read_index(&key, footer, stored).map_err(damaged);
+        Ok((cache.read(&object, footer.range(), parse).await?, Some(footer.range())))
+    };
+    let ((frames, pages, stored_pages), long_index) = match read().await {
+        // The footer has no sum of its own: a cached one that rotted leads to an index that is none.
+        Err(PageError::Damaged { .. }) if cache.forget_part(&object, tail_range.clone()) => read().await?,
+        outcome => outcome?,
+    };
+    Ok((Layer { object, key, frames, pages: stored_pages, long_index }, pages))
+}
+
+/// What is at the end of a layer, of which `tail` are the bytes at `range`.
+fn read_tail(layer: &LayerRef, tail: &[u8], range: Range<u64>) -> Result<Tail, String> {
+    let (before, footer) = tail.split_last_chunk::<FOOTER>().ok_or("it is too short")?;
+    let footer = Footer::decode(footer).ok_or("it has no footer")?;
     // The footer has no sum of its own: a page fewer would show an older one.
     let (frames, pages) = (u64::from(footer.frames), u64::from(footer.pages));
     let length = frames * FrameRef::ENCODED as u64 + pages * PAGE_ENTRY;
     if pages != layer.pages || u64::from(footer.length) != length {
-        return Err(damaged("its footer does not agree with the manifest"));
+        return Err("its footer does not agree with the manifest".into());
     }
-    let end = footer.offset.checked_add(u64::from(footer.stored)).filter(|end| *end <= layer.bytes - FOOTER as u64);
-    let end = end.ok_or_else(|| damaged("its index lies outside"))?;
-    let stored = if footer.offset >= tail_start {
-        tail.slice((footer.offset - tail_start) as usize..(end - tail_start) as usize)
-    } else {
-        cache.store().get_range(&key, footer.offset..end).await?
-    };
-    if sum(&key, &stored) != footer.crc {
-        return Err(damaged("its index's checksum does not match"));
+    let end = footer.offset.checked_add(u64::from(footer.stored));
+    end.filter(|end| *end <= range.end - FOOTER as u64).ok_or("its index lies outside")?;
+    let Some(start) = footer.offset.checked_sub(range.start) else { return Ok(Tail::Beyond(footer)) };
+    let stored = &before[start as usize..start as usize + footer.stored as usize];
+    Ok(Tail::Whole(read_index(&layer.key, footer, stored)?))
+}
+
+fn read_index(key: &str, footer: Footer, stored: &[u8]) -> Result<LayerIndex, String> {
+    if sum(key, stored) != footer.crc {
+        return Err("its index's checksum does not match".into());
     }
-    let index = zstd::bulk::decompress(&stored, footer.length as usize).map_err(|e| damaged(&e.to_string()))?;
-    let (frames, pages, stored_pages) =
-        decode_index(&index, footer).ok_or_else(|| damaged("its index is cut short"))?;
-    let object = cache.object(key.clone(), layer.bytes)?;
-    Ok((Layer { object, key, frames, pages: stored_pages }, pages))
+    let index = zstd::bulk::decompress(stored, footer.length as usize).map_err(|e| e.to_string())?;
+    Ok(decode_index(&index, footer).ok_or("its index is cut short")?)
 }
 
 #[derive(Clone, Copy)]
@@ -193,6 +272,11 @@ pub(super) struct Footer {
 }
 
 impl Footer {
+    /// Where the index is; checked to end within the object.
+    fn range(&self) -> Range<u64> {
+        self.offset..self.offset + u64::from(self.stored)
+    }
+
     fn encode(self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.frames.to_le_bytes());
         out.extend_from_slice(&self.pages.to_le_bytes());
@@ -211,7 +295,7 @@ impl Footer {
     }
 }
 
-pub(super) fn decode_index(index: &[u8], footer: Footer) -> Option<(Vec<FrameRef>, LayerPages, u32)> {
+pub(super) fn decode_index(index: &[u8], footer: Footer) -> Option<LayerIndex> {
     let frame_bytes = (footer.frames as usize).checked_mul(FrameRef::ENCODED)?;
     let (frames, pages) = index.split_at_checked(frame_bytes)?;
     let (frames, _) = frames.as_chunks::<{ FrameRef::ENCODED }>();

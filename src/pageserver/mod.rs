@@ -36,7 +36,7 @@ mod tests;
 
 pub use base::Base;
 pub use base_writer::{BaseWriter, StagedBase, WriteError};
-pub use cache::PageCache;
+pub use cache::{CacheFigures, CachedObject, PageCache};
 pub use disk::{Disk, LocalDisk};
 pub use error::{NameProblem, PageError};
 pub use file::DataFile;
@@ -44,4 +44,4 @@ pub use index::Listing;
 pub use seal::{LINKED_FOLDERS, SealedParts, seal};
 pub use tree::Attributes;
 pub use upload::{PutLayer, Selection, Upload, build_snapshot_upload, build_upload};
-pub use volume::{Snapshot, Volume, VolumeSource};
+pub use volume::{Snapshot, StoredRange, Volume, VolumeSource};

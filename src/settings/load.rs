@@ -1,9 +1,9 @@
 //! Finding, reading and checking the config file.
 //!
-//! Overrides come from the environment: `OFFSHOOT_<SECTION>_<KEY>` for `[server]`, `[store]` and `[compute]`, and
+//! Overrides come from the environment: `OFFSHOOT_<SECTION>_<KEY>` for `[server]`, `[store]`, `[cache]` and `[compute]`, and
 //! `OFFSHOOT_PROJECT_<NAME>_<KEY>` for a project, all in upper case with every other character as `_`.
 
-use super::Settings;
+use super::{CacheSettings, Settings};
 use crate::model::Secret;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ fn parse(text: &str, environment: &BTreeMap<String, String>) -> Result<Settings,
 
 /// The variables that override single keys, by section.
 fn override_from(table: &mut Table, environment: &BTreeMap<String, String>) -> Result<(), String> {
-    for section in ["server", "store", "compute"] {
+    for section in ["server", "store", "cache", "compute"] {
         let prefix = format!("OFFSHOOT_{}_", section.to_uppercase());
         for (key, value) in matching(environment, &prefix) {
             let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
@@ -129,6 +129,11 @@ fn validate(settings: &mut Settings, environment: &BTreeMap<String, String>) -> 
             }
         }
     }
+    for (key, size) in [("max_bytes", settings.cache.max_bytes), ("memory", settings.cache.memory)] {
+        if size < CacheSettings::LEAST {
+            return Err(format!("cache.{key} must be at least {}, and is {size}", CacheSettings::LEAST));
+        }
+    }
     if settings.server.tls_cert.is_some() != settings.server.tls_key.is_some() {
         return Err("tls_cert and tls_key come together".to_owned());
     }
@@ -156,6 +161,8 @@ mod tests {
         let least = with(LEAST, &[]).expect("the least config parses");
         assert_eq!(sample.server.listen, least.server.listen);
         assert_eq!(sample.server.handshake_timeout, least.server.handshake_timeout);
+        assert_eq!(sample.cache.max_bytes, least.cache.max_bytes);
+        assert_eq!(sample.cache.memory, least.cache.memory);
         assert_eq!(sample.compute.start_timeout, least.compute.start_timeout);
         assert_eq!(sample.projects[0].idle_timeout, least.projects[0].idle_timeout);
         assert_eq!(sample.projects[0].max_branches, least.projects[0].max_branches);
@@ -177,6 +184,8 @@ mod tests {
                 ("OFFSHOOT_SERVER_LISTEN", "0.0.0.0:1"),
                 ("OFFSHOOT_SERVER_MAX_HANDSHAKES", "7"),
                 ("OFFSHOOT_STORE_URL", "s3://b"),
+                ("OFFSHOOT_CACHE_MAX_BYTES", "1.5 TiB"),
+                ("OFFSHOOT_CACHE_MEMORY", "33554432"),
                 ("OFFSHOOT_PROJECT_SHOP_EU_IDLE_TIMEOUT", "9s"),
             ],
         )
@@ -184,6 +193,8 @@ mod tests {
         assert_eq!(settings.server.listen.port(), 1);
         assert_eq!(settings.server.max_handshakes, 7);
         assert_eq!(settings.store.url, "s3://b");
+        assert_eq!(settings.cache.max_bytes.as_u64(), 3 << 39);
+        assert_eq!(settings.cache.memory.as_u64(), 32 << 20);
         assert_eq!(settings.projects[0].idle_timeout, Duration::from_secs(9));
     }
 
@@ -205,6 +216,15 @@ mod tests {
             assert_eq!(settings.projects[0].max_delta_bytes.map(|size| size.as_u64()), Some(1 << 30));
             assert_eq!(settings.server.disk_reserve.map(|size| size.as_u64()), Some(1 << 30));
         }
+    }
+
+    #[test]
+    fn a_cache_too_small_for_a_branch_or_of_no_size_is_refused() {
+        let cache = |line: &str| with(&format!("{LEAST}[cache]\n{line}\n"), &[]);
+        assert!(cache("max_bytes = \"1MiB\"").expect_err("refused").contains("at least 16.0 MiB"));
+        assert!(cache("memory = 100").expect_err("refused").contains("cache.memory"));
+        assert!(cache("max_bytes = \"plenty\"").is_err());
+        assert!(cache("max_byte = \"1GiB\"").expect_err("refused").contains("did you mean `max_bytes`"));
     }
 
     #[test]

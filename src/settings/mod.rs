@@ -23,6 +23,8 @@ pub struct Settings {
     pub server: ServerSettings,
     pub store: StoreSettings,
     #[serde(default)]
+    pub cache: CacheSettings,
+    #[serde(default)]
     pub compute: ComputeSettings,
     #[serde(default, rename = "project")]
     pub projects: Vec<ProjectSettings>,
@@ -79,6 +81,27 @@ impl Default for ServerSettings {
 pub struct StoreSettings {
     /// `file:///path`, `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`.
     pub url: String,
+}
+
+/// `[cache]`: what this node keeps of the store.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CacheSettings {
+    /// Disk for packs, indexes and layers.
+    pub max_bytes: ByteSize,
+    /// Memory for decompressed frames.
+    pub memory: ByteSize,
+}
+
+impl CacheSettings {
+    /// Less than this does not hold what one branch reads while it wakes.
+    pub const LEAST: ByteSize = ByteSize::mib(16);
+}
+
+impl Default for CacheSettings {
+    fn default() -> Self {
+        Self { max_bytes: ByteSize::gib(10), memory: ByteSize::mib(64) }
+    }
 }
 
 /// `[compute]`: how Postgres is found and run on this node.

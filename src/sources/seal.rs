@@ -11,7 +11,7 @@ use crate::compute;
 use crate::filesystem::Limits;
 use crate::model::{BaseManifest, Cluster, ProjectName, SealedBase};
 use crate::pageserver::{self, PageCache, SealedParts, StagedBase, Volume, VolumeSource};
-use crate::settings::Durability;
+use crate::settings::{CacheSettings, Durability};
 use crate::store::{Catalog, keys};
 use std::path::Path;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub(super) async fn seal(sealing: Sealing<'_>, scratch: &Path) -> Result<(Sealed
     let place = Place::at(scratch.join("start"));
     let (laid_out, identity) = (place.clone(), ground.identity);
     blocking(move || laid_out.make(identity)).await?;
-    let cache = PageCache::new(catalog.store().clone(), &scratch.join("cache"))?;
+    let cache = PageCache::open(catalog.store().clone(), &scratch.join("cache"), &CacheSettings::default())?;
     let base = Arc::new(staged.open(cache.clone()).await?);
     let dynshmem = place.dynshmem();
     let volume_source = VolumeSource {

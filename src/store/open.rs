@@ -74,6 +74,14 @@ fn azure(container: &str) -> MicrosoftAzureBuilder {
     builder.with_http_connector(Connector)
 }
 
+#[cfg(test)]
+impl Store {
+    /// A store on a test's own backend.
+    pub(crate) fn on(backend: Arc<dyn ObjectStore>, url: &str) -> Store {
+        Store(Arc::new(Inner::new(backend, ObjectPath::default(), url, &Entropy::seeded(0))))
+    }
+}
+
 fn open_local(url: &str, path: &str, entropy: &Entropy) -> Result<Store, StoreError> {
     let refuse = |reason: String| StoreError::Url { url: url.to_owned(), reason };
     let root = PathBuf::from(path);

@@ -22,6 +22,7 @@ use super::disk::{Disk, DiskFile};
 use super::journal::Journal;
 use super::layer::{LayerPage, LayerSet};
 use super::page_set::PageSet;
+use super::volume::Recording;
 use crate::model::{FileId, Origin, PAGE_SIZE, PageNo};
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -39,6 +40,8 @@ pub(super) struct Ground {
     pub names: NamesOnDisk,
     /// Pages in all overlay files together.
     pub own_pages: AtomicU64,
+    /// What is read from base and layers, while somebody wants to know.
+    pub recording: Recording,
 }
 
 /// A regular file.

@@ -91,6 +91,7 @@ impl DataFile {
         last_frame: &mut Option<(u32, Bytes)>,
     ) -> Result<Result<Bytes, Need>, PageError> {
         if let Some(found) = ground.layers.find(self.id, page) {
+            ground.recording.note_page(&ground.layers, found);
             if let Some(content) = fetched.layer_pages.get(&page) {
                 return Ok(Ok(content.clone()));
             }
@@ -101,6 +102,7 @@ impl DataFile {
         let content = match last_frame {
             Some((last, content)) if *last == number => content.clone(),
             _ => {
+                ground.recording.note_frame(extent, number);
                 let content = match fetched.base_frames.get(&number) {
                     Some(content) => content.clone(),
                     None => match ground.base.near_frame(self.id, extent, number).transpose()? {

@@ -118,7 +118,7 @@ impl Fsck<'_> {
             return Err(Trouble::damaged("its directory's checksum does not match"));
         }
         let (crcs, pages) =
-            index::read_directory(&stored).ok_or_else(|| Trouble::damaged("its directory is cut short"))?;
+            index::decode_directory(&stored).ok_or_else(|| Trouble::damaged("its directory is cut short"))?;
         if crcs.len() as u64 != frames.div_ceil(FRAMES_PER_PAGE as u64) {
             return Err(Trouble::damaged("its footer does not agree with its directory"));
         }

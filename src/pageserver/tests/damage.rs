@@ -70,7 +70,7 @@ fn a_damaged_footer_of_a_large_index_is_noticed() {
         let key = format!("v1/index-{at}-{bit}");
         let read = async {
             fixture.store.create(&key, bytes).await?;
-            let index = Index::open(fixture.store.clone(), key.clone(), length, "base1".into()).await?;
+            let index = Index::open(fixture.cache.clone(), key.clone(), length, "base1".into()).await?;
             for place in [places - 1, FRAMES_PER_PAGE, FRAMES_PER_PAGE - 1, 0] {
                 let stored = &table[place * FrameRef::ENCODED..][..FrameRef::ENCODED];
                 let expected = FrameRef::decode(stored.try_into().expect("16 bytes"));
@@ -130,16 +130,18 @@ fn check(outcome: Result<(), PageError>, what: &str) {
 /// Opens everything anew and reads all that the model has; what is read is compared.
 fn read_all(run: &Run<'_>) -> Result<(), PageError> {
     let fixture = run.fixture;
+    // One that has nothing in memory.
+    let cache = fixture.open_cache();
     let delta = SimulatedDisk::default();
     fixture.runtime.block_on(async {
         let source = VolumeSource {
-            base: Arc::new(fixture.staged.open(fixture.cache.clone()).await?),
+            base: Arc::new(fixture.staged.open(cache.clone()).await?),
             last_base_id: fixture.staged.last_file_id,
             layers: &run.layers,
             tree: run.tree.as_ref(),
             links: &[],
         };
-        let volume = Volume::open(fixture.cache.clone(), source, delta.open(), "fresh").await?;
+        let volume = Volume::open(cache, source, delta.open(), "fresh").await?;
         for (path, named) in run.model.names() {
             let mut id = FileId::ROOT;
             for name in path.split('/') {

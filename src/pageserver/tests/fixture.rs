@@ -1,8 +1,10 @@
 //! What every test of the page server starts from: a runtime, a `file://` store, and a small base in it.
 
+use super::counted_store::CountedStore;
 use super::model::{Model, Named};
 use crate::model::{BaseId, FileId, LayerRef, PAGE_SIZE, ProjectName, WalSegment};
 use crate::pageserver::{Base, BaseWriter, PageCache, PageError, StagedBase};
+use crate::settings::CacheSettings;
 use crate::store::Store;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -42,9 +44,18 @@ impl Fixture {
     /// A store with a staged base; `more` are further files of it.
     pub fn new(more: &[(&str, usize)]) -> Fixture {
         let folder = folder();
+        let store = Store::open(&format!("file://{}", folder.path().join("store").display())).expect("a store opens");
+        Fixture::on(store, folder, more)
+    }
+
+    /// The same on a store that is not a folder: everything goes through the cache's files.
+    pub fn remote(more: &[(&str, usize)]) -> Fixture {
+        Fixture::on(CountedStore::default().store(), folder(), more)
+    }
+
+    fn on(store: Store, folder: TempDir, more: &[(&str, usize)]) -> Fixture {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime starts");
-        let store = Store::open(&format!("file://{}", folder.path().join("store").display())).expect("a store opens");
         let mut random = StdRng::seed_from_u64(7);
         let mut content: Vec<(String, Vec<u8>)> = Vec::new();
         for (path, size) in FILES.iter().chain(more) {
@@ -55,9 +66,14 @@ impl Fixture {
             content.push(((*path).to_owned(), bytes));
         }
         let staged = write_base(&store, folder.path(), &runtime, &content);
-        let cache = PageCache::new(store.clone(), &folder.path().join("cache")).expect("a cache opens");
+        let cache = open_cache(&store, folder.path());
         let base = runtime.block_on(staged.open(cache.clone())).expect("the base opens");
         Fixture { runtime, store, cache, staged, base: Arc::new(base), content, folder }
+    }
+
+    /// Another cache of the same store.
+    pub fn open_cache(&self) -> PageCache {
+        open_cache(&self.store, self.folder.path())
     }
 
     /// A new empty folder.
@@ -88,13 +104,18 @@ impl Fixture {
 }
 
 /// In memory where there is such a folder: these tests sync all the time, and a kernel that dies is not what they try.
-fn folder() -> TempDir {
+pub fn folder() -> TempDir {
     let memory = Path::new("/dev/shm");
     let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
     made.expect("a folder can be made")
 }
 
-fn write_base(store: &Store, scratch: &Path, runtime: &Runtime, content: &[(String, Vec<u8>)]) -> StagedBase {
+fn open_cache(store: &Store, folder: &Path) -> PageCache {
+    let cache = PageCache::open(store.clone(), &folder.join("cache"), &CacheSettings::default());
+    cache.expect("a cache opens")
+}
+
+pub fn write_base(store: &Store, scratch: &Path, runtime: &Runtime, content: &[(String, Vec<u8>)]) -> StagedBase {
     let project: ProjectName = "shop".parse().expect("a name");
     let base = BaseId::from("base1");
     let mut writer =

@@ -29,6 +29,24 @@ fn a_volume_is_what_was_written_through_suspends_kills_and_power_cuts() {
     }
 }
 
+/// As on an object store, where packs, indexes and layers are read through the cache's files.
+#[test]
+fn a_volume_is_what_was_written_over_a_remote_store() {
+    let fixture = Fixture::remote(&[]);
+    for seed in seeds(2000..2020) {
+        let mut run = Run::new(&fixture, seed);
+        for _ in 0..run.random.random_range(50..150) {
+            match run.random.random_range(0..40) {
+                0..3 => drop(run.suspend()),
+                3 => run.crash(true),
+                _ => run.step(),
+            }
+        }
+        run.suspend();
+    }
+    assert!(fixture.cache.figures().fills > 0, "nothing went through the cache");
+}
+
 /// Hardly a change between them: more suspends than a manifest may have layers.
 #[test]
 fn the_mode_of_the_root_lasts() {

@@ -2,12 +2,17 @@
 //!
 //! A failing seed is named in its assertion; `OFFSHOOT_SEED=<n>` runs that one alone, `OFFSHOOT_SEEDS=<n>` so many of each test.
 
+mod cache_faults;
+mod cache_reads;
+mod cache_restart;
 mod changes;
+mod counted_store;
 mod crash;
 mod damage;
 mod fixture;
 mod life;
 mod model;
+mod read_ahead;
 mod sealing;
 
 use std::ops::Range;

@@ -5,20 +5,24 @@
 //! Lock order: tree, then a file's state, then the journal.
 
 mod accounts;
+mod fetch;
 mod names;
 mod open;
+mod read_ahead;
+mod recording;
 mod snapshot;
 
+pub use recording::{Recording, StoredRange};
 pub use snapshot::Snapshot;
 
 use super::base::{Base, Extent};
-use super::file::{DataFile, Fetched, Ground, Need};
+use super::file::{DataFile, Fetched, Ground};
 use super::index::Listing;
 use super::seal::WAL_RECORD;
 use super::tree::Tree;
 use super::{NameProblem, PageError};
 use crate::model::{FileId, FileKind, LayerRef, PAGE_SIZE, TreeDiff};
-use futures::future::try_join_all;
+use read_ahead::Streams;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
@@ -49,6 +53,7 @@ pub struct Volume {
     /// Overlay files that may go once the journal no longer names their pages.
     removals: Mutex<Vec<String>>,
     pid_file: watch::Sender<Vec<u8>>,
+    streams: Streams,
 }
 
 /// The name that a server's readiness is read from.
@@ -57,7 +62,11 @@ const PID_FILE: &str = "postmaster.pid";
 impl Volume {
     /// The base's entries of a directory, without a request.
     pub fn near_listing(&self, directory: FileId) -> Option<Listing> {
-        if directory.0 > self.last_base_id { Some(Arc::new([])) } else { self.ground.base.cached_listing(directory) }
+        if directory.0 > self.last_base_id {
+            return Some(Arc::new([]));
+        }
+        self.ground.recording.note_listing(directory);
+        self.ground.base.cached_listing(directory)
     }
 
     /// The base's entries of a directory.
@@ -109,25 +118,6 @@ impl Volume {
             }
             self.fetch(file.id(), needs, &mut fetched).await?;
         }
-    }
-
-    async fn fetch(&self, file: FileId, needs: Vec<Need>, fetched: &mut Fetched) -> Result<(), PageError> {
-        let mut needs = needs;
-        needs.dedup_by_key(|need| match need {
-            Need::Layer(page, _) => (0, page.0),
-            Need::Base(_, number) => (1, *number),
-        });
-        let contents = needs.into_iter().map(|need| async move {
-            let content = match need {
-                Need::Layer(_, place) => self.ground.layers.page(place).await?,
-                Need::Base(extent, number) => self.ground.base.frame(file, extent, number).await?,
-            };
-            Ok::<_, PageError>((need, content))
-        });
-        for (need, content) in try_join_all(contents).await? {
-            fetched.add(need, content);
-        }
-        Ok(())
     }
 
     /// The pages of the WAL segment that base or layers carry, `pages` of them, one after another.

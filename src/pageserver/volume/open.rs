@@ -1,6 +1,7 @@
 //! Opening a volume: base, layers and names, then the journal replayed over them.
 
-use super::{Volume, VolumeSource};
+use super::read_ahead::Streams;
+use super::{Recording, Volume, VolumeSource};
 use crate::model::{FileId, FileKind};
 use crate::pageserver::disk::Disk;
 use crate::pageserver::file::{Ground, NamesOnDisk, overlay_name};
@@ -47,6 +48,7 @@ impl Volume {
             disk,
             names: NamesOnDisk::default(),
             own_pages: AtomicU64::new(0),
+            recording: Recording::default(),
         };
         let volume = Volume {
             ground,
@@ -56,6 +58,7 @@ impl Volume {
             last_base_id: source.last_base_id,
             removals: Mutex::default(),
             pid_file: watch::Sender::new(Vec::new()),
+            streams: Streams::default(),
         };
         volume.replay(changes).await?;
         for file in volume.files() {
