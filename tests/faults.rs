@@ -19,7 +19,9 @@ fn seed() -> u64 {
 /// Makes, writes, suspends, wakes and uploads branches until the daemon ends by itself, then looks at what is left.
 async fn ends_at(point: FaultPoint) {
     let mut random = StdRng::seed_from_u64(seed() ^ point.name().len() as u64);
-    let mut shop = Fixture::new().project("upload_interval = \"1s\"").start();
+    let fixture = Fixture::new().project("upload_interval = \"1s\"");
+    // What lies on this machine needs no boot object.
+    let mut shop = if point == FaultPoint::BootPut { fixture.moto() } else { fixture }.start();
     shop.psql("shop@x", NUMBERED);
     shop.node.stop();
 
@@ -60,8 +62,9 @@ async fn ends_at(point: FaultPoint) {
     shop.node.stop();
 }
 
-/// Steps that no serving node takes: `tests/collection.rs` and `src/store` have their tests.
-const ELSEWHERE: [FaultPoint; 6] = [
+/// Steps that no serving node takes, or that its clean stop takes: `tests/collection.rs`, `src/store` and `src/pageserver/tests` have their tests.
+const ELSEWHERE: [FaultPoint; 7] = [
+    FaultPoint::CacheMapped,
     FaultPoint::TombstonePut,
     FaultPoint::PinPut,
     FaultPoint::CondemnPut,
@@ -96,6 +99,7 @@ each_point! {
     the_journal_is_synced: JournalSynced,
     a_layer_is_put: LayerPut,
     a_manifest_is_put: ManifestPut,
+    a_boot_object_is_put: BootPut,
     an_upload_is_published: UploadPublished,
     a_head_is_published: HeadPublished,
 }

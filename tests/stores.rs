@@ -205,6 +205,9 @@ fn is_noticed(shop: &mut Shop, case: Case, branch: &str, sql: &str, right: &str)
     let Case { what, key, other, damage } = case;
     let whole = shop.moto().read(key);
     shop.node.stop();
+    shop.node.wipe();
+    // What boot objects hold would be right.
+    shop.moto().keys().iter().filter(|key| key.contains("/boot")).for_each(|key| shop.moto().remove(key));
     damage(shop.moto(), key, other);
     shop.node.start();
     let logged = shop.node.log().len();

@@ -1,8 +1,10 @@
 //! All branches of a node: names to tasks, and what can be said of a branch without starting it.
 
 use super::bases::Bases;
+use super::boot;
 use super::error::{BranchError, LifecycleError, answer_within};
 use super::hold::Hold;
+use super::looks::Looks;
 use super::place::{self, Place};
 use super::provision;
 use super::shared::Shared;
@@ -10,12 +12,10 @@ use super::task::{self, Message, TaskHandle};
 use super::{AwakeStatus, Session, Status};
 use crate::compute::{self, ComputeError, Identity};
 use crate::filesystem::{self, Disk};
-use crate::model::{
-    Ambient, BranchHead, BranchManifest, BranchRef, Database, NodeId, PAGE_SIZE, ProjectName, Role, Target,
-};
+use crate::model::{Ambient, BranchHead, BranchManifest, BranchRef, NodeId, PAGE_SIZE, ProjectName, Role};
 use crate::pageserver::PageCache;
 use crate::settings::Settings;
-use crate::store::{Catalog, Held};
+use crate::store::{Catalog, Held, Lookup};
 use dashmap::DashMap;
 use futures::stream::StreamExt;
 use nix::fcntl::{Flock, FlockArg};
@@ -48,10 +48,10 @@ const QUESTIONS: usize = 3;
 
 /// All branches of this node. Cheap to clone.
 #[derive(Clone)]
-pub struct Branches(Arc<Inner>);
+pub struct Branches(pub(super) Arc<Inner>);
 
-struct Inner {
-    shared: Arc<Shared>,
+pub(super) struct Inner {
+    pub(super) shared: Arc<Shared>,
     tasks: DashMap<BranchRef, TaskHandle>,
     stopping: AtomicBool,
 }
@@ -114,12 +114,14 @@ impl Branches {
             projects: settings.projects.iter().map(|project| (project.name.clone(), project.clone())).collect(),
             ambient,
             hold,
+            looks: Looks::default(),
             _lock: lock,
             adoptions: Semaphore::new(ADOPTIONS),
             installations: Mutex::new(HashMap::new()),
         });
         let branches = Branches(Arc::new(Inner { shared, tasks: DashMap::new(), stopping: AtomicBool::new(false) }));
         branches.adopt().await?;
+        branches.warm();
         Ok(branches)
     }
 
@@ -197,67 +199,6 @@ impl Branches {
         )))
     }
 
-    /// Which branch `target` means: the project that has its database. `project` narrows it where several have
-    /// (`options=-c offshoot.project=name`). Reads the store only when this node knows nothing newer than a second.
-    pub async fn resolve(&self, target: &Target, project: Option<&str>) -> Result<BranchRef, BranchError> {
-        let shared = &self.0.shared;
-        let unknown =
-            |project: &str| BranchError::UnknownProject { project: project.to_owned(), known: shared.project_names() };
-        let branch_of = |project: &ProjectName| BranchRef { project: project.clone(), branch: target.branch.clone() };
-        if let Some(project) = project {
-            let name: ProjectName = project.parse().map_err(|_| unknown(project))?;
-            return if shared.projects.contains_key(&name) { Ok(branch_of(&name)) } else { Err(unknown(project)) };
-        }
-        let (mut having, mut known, mut without_base) = (Vec::new(), Vec::new(), None);
-        for name in shared.projects.keys() {
-            let Some(databases) = self.base_databases(name).await.map_err(|e| e.of_branch(&branch_of(name)))? else {
-                without_base = Some(name);
-                continue;
-            };
-            if databases.iter().any(|database| database.name == target.database && database.allow_connections) {
-                having.push(name.clone());
-            }
-            known.extend(databases.iter().filter(|d| d.allow_connections && !d.is_template).map(|d| d.name.clone()));
-        }
-        // Databases made inside a branch.
-        if having.is_empty() {
-            for name in shared.projects.keys() {
-                if self.branch_has_database(&branch_of(name), &target.database).await {
-                    having.push(name.clone());
-                }
-            }
-        }
-        match (&having[..], without_base) {
-            ([only], _) => Ok(branch_of(only)),
-            ([], Some(project)) if known.is_empty() => Err(BranchError::NoBase { project: project.to_string() }),
-            ([], _) => {
-                known.sort();
-                known.dedup();
-                Err(BranchError::UnknownDatabase { database: target.database.clone(), known })
-            }
-            (several, _) => Err(BranchError::AmbiguousDatabase {
-                database: target.database.clone(),
-                projects: several.iter().map(ToString::to_string).collect(),
-            }),
-        }
-    }
-
-    async fn base_databases(&self, project: &ProjectName) -> Result<Option<Vec<Database>>, LifecycleError> {
-        let shared = &self.0.shared;
-        let Some(sealed) = shared.bases.last_known(project).await? else { return Ok(None) };
-        let base = shared.bases.open(project, &sealed.id).await?;
-        Ok(Some(base.manifest.cluster.databases.clone()))
-    }
-
-    async fn branch_has_database(&self, branch: &BranchRef, database: &str) -> bool {
-        let asked = self.ask(branch, async |awake| compute::read_databases(&awake.socket, &awake.superuser).await);
-        let databases = match asked.await {
-            Some(answer) => answer.ok(),
-            None => self.manifest(branch).await.ok().flatten().map(|manifest| manifest.databases),
-        };
-        databases.is_some_and(|databases| databases.iter().any(|d| d.name == database && d.allow_connections))
-    }
-
     /// The role `name` as the branch has it, or would have it were it made now. Makes nothing and starts nothing.
     pub async fn role(&self, branch: &BranchRef, name: &str) -> Result<Option<Role>, BranchError> {
         let asked = self.ask(branch, async |awake| compute::read_roles(&awake.socket, &awake.superuser).await);
@@ -271,7 +212,7 @@ impl Branches {
 
     /// Asks the branch's compute; `None` where it has none, and what is recorded of it holds. A branch that is between two states is waited for:
     /// what it was before is no longer recorded, or not yet.
-    async fn ask<T>(
+    pub(super) async fn ask<T>(
         &self,
         branch: &BranchRef,
         question: impl AsyncFn(AwakeStatus) -> Result<T, ComputeError>,
@@ -297,21 +238,27 @@ impl Branches {
     /// Roles of a branch that is not up here: its own, or its base's where it has none of its own yet.
     async fn recorded_roles(&self, branch: &BranchRef) -> Result<Vec<Role>, LifecycleError> {
         let shared = &self.0.shared;
-        let held = shared.catalog.branch_head(branch).await?;
-        let base = match &held {
-            Some(held) => match &held.head.manifest {
-                Some(reference) => return Ok(shared.catalog.branch_manifest(reference).await?.roles),
-                None => Some(held.head.base.clone()),
-            },
-            None => shared.bases.current(&branch.project).await?.map(|sealed| sealed.id),
+        let found = shared.catalog.look_up(branch).await?;
+        let known = match &found {
+            Lookup::Found(held) => boot::read_manifest(&shared.catalog, &held.head).await?,
+            Lookup::Vacant { .. } => None,
         };
+        let (base, own) = match (&found, &known) {
+            (Lookup::Found(_), Some(known)) => (None, Some(known.manifest.roles.clone())),
+            (Lookup::Found(held), None) => (Some(held.head.base.clone()), None),
+            (Lookup::Vacant { .. }, _) => (shared.bases.current(&branch.project).await?.map(|sealed| sealed.id), None),
+        };
+        shared.looks.put(branch, (found, known));
+        if let Some(roles) = own {
+            return Ok(roles);
+        }
         match base {
             Some(id) => Ok(shared.bases.open(&branch.project, &id).await?.manifest.cluster.roles.clone()),
             None => Ok(Vec::new()),
         }
     }
 
-    async fn manifest(&self, branch: &BranchRef) -> Result<Option<BranchManifest>, LifecycleError> {
+    pub(super) async fn manifest(&self, branch: &BranchRef) -> Result<Option<BranchManifest>, LifecycleError> {
         let held = self.0.shared.catalog.branch_head(branch).await?;
         match held.and_then(|held| held.head.manifest) {
             Some(reference) => Ok(Some(self.0.shared.catalog.branch_manifest(&reference).await?)),

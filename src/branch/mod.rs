@@ -5,10 +5,13 @@
 
 pub(crate) mod awake;
 mod bases;
+pub(crate) mod boot;
 mod error;
 mod hold;
+mod looks;
 pub(crate) mod place;
 mod provision;
+mod resolve;
 mod save;
 mod shared;
 mod suspend;

@@ -6,6 +6,7 @@
 
 use super::awake::{Awake, Ground, Mounted, blocking, links};
 use super::bases::OpenBase;
+use super::boot::{self, Known};
 use super::error::{BranchError, LifecycleError};
 use super::place::{self, Note, Place};
 use super::shared::Shared;
@@ -13,7 +14,7 @@ use crate::model::fault::{self, FaultPoint};
 use crate::model::{BranchHead, BranchId, BranchManifest, BranchRef, Nonce, ProjectName};
 use crate::pageserver::{Volume, VolumeSource};
 use crate::settings::{Durability, ProjectSettings};
-use crate::store::{Created, Held, Lookup};
+use crate::store::{Created, Held, Lookup, StoreError};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -48,11 +49,14 @@ pub(super) async fn bring_up(shared: &Shared, branch: &BranchRef) -> Result<Up, 
         tracing::error!(%branch, error = %trouble, "a branch cannot be brought up");
         trouble.of_branch(branch)
     };
-    let found = shared.catalog.look_up(branch).await.map_err(|e| failed(e.into()))?;
+    let (found, known) = match shared.looks.take(branch) {
+        Some(look) => look,
+        None => (shared.catalog.look_up(branch).await.map_err(|e| failed(e.into()))?, None),
+    };
     let (how, up) = match found {
-        Lookup::Vacant { next_epoch } => match make(shared, branch, next_epoch).await? {
+        Lookup::Vacant { next_epoch } => match Box::pin(make(shared, branch, next_epoch)).await? {
             Made::Up(up) => ("made", *up),
-            Made::Existing(held) => ("woken", wake(shared, branch, *held).await?),
+            Made::Existing(held) => ("woken", wake(shared, branch, *held, None).await?),
         },
         Lookup::Found(held) if held.head.dirty && held.head.is_held_by(&shared.node) => {
             let place = Place::of(&shared.data_dir, &held.head.id);
@@ -60,18 +64,19 @@ pub(super) async fn bring_up(shared: &Shared, branch: &BranchRef) -> Result<Up, 
             match note.filter(|note| note.epoch == held.head.epoch) {
                 Some(note) if note.started && is_washed_away(&note).map_err(failed)? => {
                     let freed = wash_away(shared, branch, &held).await.map_err(failed)?;
-                    ("woken", wake(shared, branch, freed).await?)
+                    ("woken", wake(shared, branch, freed, None).await?)
                 }
                 Some(note) if note.started => ("resumed", resume(shared, branch, *held).await?),
                 // Killed before anyone was told that it is up: what was written says nothing.
                 Some(_) => {
                     claim(shared, &held.head).await.map_err(failed)?;
-                    ("begun again", begin(shared, branch, *held).await.map_err(failed)?)
+                    let (head, held) = (held.head.clone(), async { Ok(*held) });
+                    ("begun again", Box::pin(begin(shared, branch, head, None, held)).await.map_err(failed)?)
                 }
                 None => return Err(BranchError::LocalDataLost { branch: branch.to_string() }),
             }
         }
-        Lookup::Found(held) => ("woken", wake(shared, branch, *held).await?),
+        Lookup::Found(held) => ("woken", wake(shared, branch, *held, known).await?),
     };
     let millis = started.elapsed().as_millis();
     tracing::info!(%branch, how, base = up.held.head.base_version, epoch = up.held.head.epoch, millis, "branch awake");
@@ -87,13 +92,18 @@ enum Made {
 async fn make(shared: &Shared, branch: &BranchRef, epoch: u64) -> Result<Made, BranchError> {
     let settings = project(shared, branch)?;
     let trouble = |e: LifecycleError| e.of_branch(branch);
-    let room = shared.catalog.has_room(&branch.project, settings.max_branches).await;
-    if !room.map_err(|e| trouble(e.into()))? {
+    let room = async { Ok(shared.catalog.has_room(&branch.project, settings.max_branches).await?) };
+    let based = async {
+        let sealed = shared.bases.current(&branch.project).await?;
+        let Some(sealed) = sealed else { return Ok(None) };
+        let base = shared.bases.open(&branch.project, &sealed.id).await?;
+        Ok::<_, LifecycleError>(Some((sealed, base)))
+    };
+    let (has_room, based) = tokio::try_join!(room, based).map_err(trouble)?;
+    if !has_room {
         return Err(BranchError::TooManyBranches { project: branch.project.to_string(), limit: settings.max_branches });
     }
-    let sealed = shared.bases.current(&branch.project).await.map_err(trouble)?;
-    let sealed = sealed.ok_or_else(|| BranchError::NoBase { project: branch.project.to_string() })?;
-    let base = shared.bases.open(&branch.project, &sealed.id).await.map_err(trouble)?;
+    let (sealed, base) = based.ok_or_else(|| BranchError::NoBase { project: branch.project.to_string() })?;
     let now = shared.ambient.clock.now();
     let head = BranchHead {
         format: BranchHead::FORMAT,
@@ -127,7 +137,8 @@ async fn make(shared: &Shared, branch: &BranchRef, epoch: u64) -> Result<Made, B
         }
         Ok::<_, LifecycleError>(created)
     };
-    let start = start(shared, settings, &head, &place, base.clone(), (None, laid_out));
+    // On the heap, as all that holds a whole start: a debug build's stack is small beside such a future.
+    let start = Box::pin(start(shared, settings, &head, &place, base.clone(), (None, laid_out)));
     let (created, started) = tokio::join!(create, start);
     match (created, started) {
         (Ok(Created::New(held)), Ok((ground, awake))) => {
@@ -144,59 +155,104 @@ async fn make(shared: &Shared, branch: &BranchRef, epoch: u64) -> Result<Made, B
         }
         (Err(e), started) => {
             // The put may have landed all the same: the place stays, and says that nothing was begun that anyone was told of.
-            if let Ok((_, awake)) = started
-                && let Err(error) = awake.stop().await
-            {
-                tracing::warn!(%branch, %error, "while taking down what could not be claimed");
-            }
-            if let Err(error) = claim(shared, &head).await {
-                tracing::warn!(%branch, %error, "while taking down what could not be claimed");
-            }
+            give_up(shared, branch, &head, started.ok().map(|(_, awake)| awake)).await;
             Err(report(branch, e))
         }
     }
 }
 
-async fn wake(shared: &Shared, branch: &BranchRef, held: Held) -> Result<Up, BranchError> {
+/// Wakes a branch that nobody holds. A head that turns out to be an old one is read anew, once.
+async fn wake(shared: &Shared, branch: &BranchRef, held: Held, known: Option<Known>) -> Result<Up, BranchError> {
+    match Box::pin(wake_as(shared, branch, held, known)).await? {
+        Ok(up) => Ok(up),
+        Err(_) => {
+            let now = shared.catalog.branch_head(branch).await.map_err(|e| report(branch, e.into()))?;
+            let now = now.ok_or_else(|| BranchError::NoBranch { branch: branch.to_string() })?;
+            Box::pin(wake_as(shared, branch, now, None)).await?.map_err(|e| report(branch, e))
+        }
+    }
+}
+
+/// The inner error: somebody else changed the head.
+async fn wake_as(
+    shared: &Shared,
+    branch: &BranchRef,
+    held: Held,
+    known: Option<Known>,
+) -> Result<Result<Up, LifecycleError>, BranchError> {
     if held.head.dirty && !held.head.is_held_by(&shared.node) {
         return Err(shared.hold.held_elsewhere(branch, &held.head));
     }
-    let report = |e: LifecycleError| report(branch, e);
     let mut next = held.head.clone();
     next.epoch += 1;
-    claim(shared, &next).await.map_err(report)?;
-    let held = shared.hold.take(&held).await.map_err(|e| report(e.into()))?;
-    fault::pass(FaultPoint::HeadTaken);
-    begin(shared, branch, held).await.map_err(report)
+    claim(shared, &next).await.map_err(|e| report(branch, e))?;
+    let take = async { Ok(shared.hold.take(&held).await?) };
+    match Box::pin(begin(shared, branch, next, known, take)).await {
+        Err(e @ LifecycleError::Store(StoreError::Conflict { .. })) => Ok(Err(e)),
+        outcome => Ok(Ok(outcome.map_err(|e| report(branch, e))?)),
+    }
 }
 
-/// Starts a branch that this node holds and has claimed a place for, from what the store has of it.
-async fn begin(shared: &Shared, branch: &BranchRef, held: Held) -> Result<Up, LifecycleError> {
-    let place = Place::of(&shared.data_dir, &held.head.id);
-    let begun = async {
-        let settings = project(shared, branch).map_err(|e| LifecycleError::Other(e.to_string()))?;
-        let base = shared.bases.open(&branch.project, &held.head.base).await?;
-        let manifest = match &held.head.manifest {
-            Some(reference) => Some(shared.catalog.branch_manifest(reference).await?),
-            None => None,
-        };
-        let (laid_out, ready) = oneshot::channel();
-        let start = start(shared, settings, &held.head, &place, base.clone(), (manifest.as_ref(), laid_out));
-        let (noted, started) = tokio::join!(note_start(shared, &place, &held.head, ready), start);
-        let (ground, awake) = started?;
-        match noted {
-            Ok(()) => Ok((base, manifest, ground, awake)),
-            Err(e) => {
-                awake.stop().await?;
-                Err(e)
-            }
-        }
+/// Starts a branch for which a place is claimed, from what the store has of it, while `take` makes it this node's.
+async fn begin(
+    shared: &Shared,
+    branch: &BranchRef,
+    head: BranchHead,
+    known: Option<Known>,
+    take: impl Future<Output = Result<Held, LifecycleError>>,
+) -> Result<Up, LifecycleError> {
+    let place = Place::of(&shared.data_dir, &head.id);
+    let (laid_out, ready) = oneshot::channel();
+    // Noted as started only once the head says that the branch is this node's.
+    let take = async {
+        let held = take.await?;
+        fault::pass(FaultPoint::HeadTaken);
+        let noted = note_start(shared, &place, &held.head, ready).await;
+        Ok::<_, LifecycleError>((held, noted))
     };
-    match begun.await {
-        Ok((base, manifest, ground, awake)) => Ok(Up { held, place, base, manifest, ground, awake }),
-        Err(e) => {
+    let start = async {
+        let settings = project(shared, branch).map_err(|e| LifecycleError::Other(e.to_string()))?;
+        let base = async { shared.bases.open(&branch.project, &head.base).await };
+        let known = async {
+            match known {
+                Some(known) => Ok(Some(known)),
+                None => Ok::<_, LifecycleError>(boot::read_manifest(&shared.catalog, &head).await?),
+            }
+        };
+        let (base, known) = tokio::try_join!(base, known)?;
+        let seeded = known.iter().filter_map(|known| known.boot.as_ref()).map(|boot| boot.seed(&shared.cache));
+        let seeded: Vec<_> = seeded.collect();
+        let manifest = known.map(|known| known.manifest);
+        let (ground, awake) =
+            Box::pin(start(shared, settings, &head, &place, base.clone(), (manifest.as_ref(), laid_out))).await?;
+        drop(seeded);
+        Ok::<_, LifecycleError>((base, manifest, ground, awake))
+    };
+    let (taken, started) = tokio::join!(take, start);
+    match (taken, started) {
+        (Ok((held, Ok(()))), Ok((base, manifest, ground, awake))) => {
+            Ok(Up { held, place, base, manifest, ground, awake })
+        }
+        (Ok((held, noted)), started) => {
+            let (awake, error) = match (noted, started) {
+                (_, Err(e)) => (None, e),
+                (Err(e), Ok((.., awake))) => (Some(awake), e),
+                (Ok(()), Ok(_)) => unreachable!("it was matched before"),
+            };
+            if let Some(awake) = awake {
+                awake.stop().await?;
+            }
             // Nothing was written that anyone was told of.
             give_back(shared, branch, &held, place).await;
+            Err(error)
+        }
+        (Err(e), started) => {
+            let awake = started.ok().map(|(.., awake)| awake);
+            match &e {
+                LifecycleError::Store(StoreError::Conflict { .. }) => abandon(awake, place).await,
+                // The put may have landed all the same: the place stays, and says that nothing was begun that anyone was told of.
+                _ => give_up(shared, branch, &head, awake).await,
+            }
             Err(e)
         }
     }
@@ -230,6 +286,9 @@ pub(super) async fn start_again(shared: &Shared, down: Down) -> Result<Up, (Box<
         Box::new(Down { held, place, base, manifest, ground, volume, in_doubt })
     };
     let syncing = volume.clone();
+    if boot::is_far(shared.catalog.store()) {
+        volume.start_recording();
+    }
     let prepared = blocking(move || Ok(syncing.sync_all()?)).await;
     let mounted = match prepared {
         Ok(()) => Mounted::new(volume.clone(), &place, ground.identity, shared.limits(&held.head)).await,
@@ -327,6 +386,9 @@ async fn start(
     let ground = ground(shared, settings, &base).await?;
     let identity = ground.identity;
     let volume = open_volume(shared, head, &base, manifest, place).await?;
+    if boot::is_far(shared.catalog.store()) {
+        volume.start_recording();
+    }
     let wal = manifest.map_or(std::slice::from_ref(&base.manifest.wal), |manifest| &manifest.wal).to_vec();
     let content = volume.read_wal(wal.iter().map(|segment| segment.pages.len()).sum()).await?;
     let wal_place = place.clone();
@@ -405,6 +467,18 @@ async fn give_back(shared: &Shared, branch: &BranchRef, held: &Held, place: Plac
     };
     if let Err(error) = cleared {
         tracing::warn!(%branch, %error, "after a failed start");
+    }
+}
+
+/// Takes down what was brought up for a head that may or may not have been put.
+async fn give_up(shared: &Shared, branch: &BranchRef, head: &BranchHead, awake: Option<Awake>) {
+    if let Some(awake) = awake
+        && let Err(error) = awake.stop().await
+    {
+        tracing::warn!(%branch, %error, "while taking down what could not be claimed");
+    }
+    if let Err(error) = claim(shared, head).await {
+        tracing::warn!(%branch, %error, "while taking down what could not be claimed");
     }
 }
 

@@ -143,9 +143,9 @@ async fn save(
             roles: cluster.roles,
         };
         let key = keys::manifest(&head.id, head.epoch, head.seq + 1, &Nonce::random(&entropy));
-        let (reference, manifest_bytes) = runtime.block_on(catalog.create_manifest(key, &manifest))?;
+        let (reference, document) = runtime.block_on(catalog.create_manifest(key, &manifest))?;
         fault::pass(FaultPoint::ManifestPut);
-        let own_bytes = manifest.layers.iter().map(|layer| layer.bytes).sum::<u64>() + manifest_bytes;
+        let own_bytes = manifest.layers.iter().map(|layer| layer.bytes).sum::<u64>() + document.len() as u64;
         Ok(Saved { snapshot, layers, reference, own_bytes, at_ms, wal_position })
     });
     built.await.map(Some)

@@ -3,6 +3,7 @@
 use super::bases::Bases;
 use super::error::LifecycleError;
 use super::hold::Hold;
+use super::looks::Looks;
 use crate::compute::{Identity, Installation};
 use crate::filesystem::{Disk, Limits};
 use crate::model::{Ambient, BranchHead, NodeId, ProjectName};
@@ -28,6 +29,7 @@ pub(super) struct Shared {
     pub projects: BTreeMap<ProjectName, ProjectSettings>,
     pub ambient: Ambient,
     pub hold: Hold,
+    pub looks: Looks,
     /// Held while this process lives.
     pub _lock: Flock<File>,
     /// Turns for branches that are brought back at the start of a node: a recovery is bound by its cores.

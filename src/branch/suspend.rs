@@ -5,6 +5,7 @@
 //! here. A failure at any point leaves a [`Down`] that can be started or suspended again.
 
 use super::awake::blocking;
+use super::boot;
 use super::error::LifecycleError;
 use super::hold::{HoldError, Settled};
 use super::provision::{Down, Up};
@@ -12,8 +13,9 @@ use super::shared::Shared;
 use super::wal;
 use crate::model::fault::{self, FaultPoint};
 use crate::model::{BranchManifest, BranchRef, Database, LayerRef, Nonce, Role};
-use crate::pageserver::{Selection, Upload, build_upload};
+use crate::pageserver::{Selection, Upload, boot_ranges, build_upload};
 use crate::store::keys;
+use bytes::Bytes;
 use std::time::Instant;
 
 /// Uploads whose layers a sleeping branch may have; with those of an epoch (`save`) they are at most 16. One upload makes one layer for each 128 MiB.
@@ -54,14 +56,25 @@ pub(super) async fn upload(
     recorded: Recorded,
 ) -> Result<(), LifecycleError> {
     let started = Instant::now();
-    let manifest = plan(shared, down, recorded).await?;
+    let (manifest, boot) = plan(shared, down, recorded).await?;
     let head = &down.held.head;
     let (epoch, seq) = (head.epoch, head.seq + 1);
     let key = keys::manifest(&head.id, epoch, seq, &Nonce::random(&shared.ambient.entropy));
     let layer_bytes: u64 = manifest.layers.iter().map(|layer| layer.bytes).sum();
-    let (reference, manifest_bytes) = shared.catalog.create_manifest(key, &manifest).await?;
+    let (reference, document) = shared.catalog.create_manifest(key, &manifest).await?;
     fault::pass(FaultPoint::ManifestPut);
-    let own_bytes = layer_bytes + manifest_bytes;
+    let mut own_bytes = layer_bytes + document.len() as u64;
+    if let Some(boot) = boot {
+        match boot::write(shared, (&reference, &manifest, document), &down.base.boot_ranges, boot).await {
+            Ok(bytes) => {
+                own_bytes += bytes;
+                fault::pass(FaultPoint::BootPut);
+            }
+            Err(error) => {
+                tracing::warn!(%branch, %error, "a branch sleeps without a boot object; its wake takes longer")
+            }
+        }
+    }
     down.in_doubt = true;
     shared.hold.publish_suspend(&down.held, reference, own_bytes).await?;
     fault::pass(FaultPoint::HeadPublished);
@@ -102,7 +115,18 @@ async fn clear(branch: &BranchRef, down: &Down) {
 }
 
 /// Writes the layers and says what the manifest will hold.
-async fn plan(shared: &Shared, down: &Down, recorded: Recorded) -> Result<BranchManifest, LifecycleError> {
+async fn plan(
+    shared: &Shared,
+    down: &Down,
+    recorded: Recorded,
+) -> Result<(BranchManifest, Option<boot::Written>), LifecycleError> {
+    let started = match boot::is_far(shared.catalog.store()) {
+        true => {
+            down.volume.keep_recording().await?;
+            down.volume.recorded()
+        }
+        false => None,
+    };
     let control = wal::control_file(&down.volume).await?;
     let folder = down.place.wal();
     let segment = blocking(move || wal::segment_of_folder(&control, &folder)).await?;
@@ -117,17 +141,25 @@ async fn plan(shared: &Shared, down: &Down, recorded: Recorded) -> Result<Branch
     let (volume, store, folder) = (down.volume.clone(), shared.catalog.store().clone(), down.place.wal());
     let (segments, runtime) = (vec![segment], tokio::runtime::Handle::current());
     let wal = segments.clone();
-    let Upload { layers, tree } = blocking(move || {
+    let touched = started.clone();
+    let (Upload { layers, tree }, fresh) = blocking(move || {
         let wal = wal::read_pages(&folder, &wal)?;
+        let mut fresh = Vec::new();
         let mut put = |layer: LayerRef, bytes: Vec<u8>| {
+            for range in touched.iter().flat_map(|touched| boot_ranges(&layer, &bytes, &touched.places)) {
+                let part = Bytes::copy_from_slice(&bytes[range.start as usize..range.end as usize]);
+                fresh.push((range, part));
+            }
             runtime.block_on(store.create(&layer.key, bytes))?;
             fault::pass(FaultPoint::LayerPut);
             Ok(())
         };
-        Ok(build_upload(&volume, &wal, (selection, &runtime), key, &mut put)?)
+        let upload = build_upload(&volume, &wal, (selection, &runtime), key, &mut put)?;
+        Ok((upload, fresh))
     })
     .await?;
-    Ok(BranchManifest {
+    let boot = started.map(|recorded| boot::Written { recorded, fresh });
+    let manifest = BranchManifest {
         format: BranchManifest::FORMAT,
         branch: head.id.clone(),
         base: head.base.clone(),
@@ -136,7 +168,8 @@ async fn plan(shared: &Shared, down: &Down, recorded: Recorded) -> Result<Branch
         wal: segments,
         databases: recorded.databases,
         roles: recorded.roles,
-    })
+    };
+    Ok((manifest, boot))
 }
 
 /// Which layers a suspend merges into its own, and which it leaves: from the newest upload back while they are small beside what is written

@@ -14,6 +14,7 @@
 //! queue and find it awake. A client that went away does not stop what was begun for it.
 
 use super::awake::blocking;
+use super::boot;
 use super::error::{BranchError, LifecycleError, answer_within};
 use super::hold::{HoldError, Settled};
 use super::provision::{self, Down, Up};
@@ -307,6 +308,18 @@ impl Task {
     }
 
     fn session(&self, up: &Up) -> Session {
+        let volume = up.awake.volume();
+        if volume.is_recording() && self.sessions.count.load(Ordering::Acquire) == 0 {
+            let (volume, branch) = (Arc::downgrade(volume), self.branch.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(boot::START).await;
+                if let Some(volume) = volume.upgrade()
+                    && let Err(error) = volume.keep_recording().await
+                {
+                    tracing::warn!(%branch, %error, "what a start read cannot be told; the next one takes longer");
+                }
+            });
+        }
         self.sessions.count.fetch_add(1, Ordering::AcqRel);
         Session::new(up.awake.compute.socket().to_owned(), self.sessions.clone())
     }

@@ -68,6 +68,15 @@ pub async fn wal_position(socket: &Path, superuser: &str) -> Result<u64, Compute
     query(socket, read).await
 }
 
+/// Connects to a database and asks it something, as a first client would.
+pub async fn try_database(socket: &Path, superuser: &str, database: &str) -> Result<(), ComputeError> {
+    let run = async {
+        let client = connect(socket, superuser, database).await?;
+        client.query("SELECT count(*) FROM pg_class WHERE relkind = 'r'", &[]).await.map(|_| ())
+    };
+    query(socket, run).await
+}
+
 /// Runs a checkpoint: everything written before is in the data files, and on disk, when it returns.
 pub async fn checkpoint(socket: &Path, superuser: &str, limit: Duration) -> Result<(), ComputeError> {
     let run = async { connect_anywhere(socket, superuser).await?.batch_execute("CHECKPOINT").await };

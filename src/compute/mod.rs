@@ -24,7 +24,7 @@ mod superuser;
 #[cfg(test)]
 mod tests;
 
-pub use catalog::{checkpoint, read_cluster, read_databases, read_roles, wal_position};
+pub use catalog::{checkpoint, read_cluster, read_databases, read_roles, try_database, wal_position};
 pub use control_file::ControlFile;
 pub use data_files::DataFiles;
 pub use error::ComputeError;

@@ -46,6 +46,8 @@ fault_points! {
     LayerPut = "layer-put",
     /// A manifest is in the store; no head names it yet.
     ManifestPut = "manifest-put",
+    /// A boot object is in the store; no head names its manifest yet.
+    BootPut = "boot-put",
     /// The head names the manifest of an upload of an awake branch.
     UploadPublished = "upload-published",
     /// The map of what the node's cache holds is on disk.

@@ -15,7 +15,7 @@ use super::volume::StoredRange;
 use crate::model::{FileId, LayerRef, PAGE_SIZE, PageNo};
 use bytes::Bytes;
 use futures::future::try_join_all;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -25,6 +25,8 @@ pub(super) const FOOTER: usize = 40;
 pub(super) const ZERO_PAGE: u32 = u32::MAX;
 /// Bytes of a page's entry in the index.
 pub(super) const PAGE_ENTRY: u64 = 16;
+/// A layer that fits into a boot object whole.
+const SMALL: u64 = 256 << 10;
 /// The tail that one request reads at open.
 const TAIL: u64 = 64 << 10;
 
@@ -259,6 +261,29 @@ fn read_index(key: &str, footer: Footer, stored: &[u8]) -> Result<LayerIndex, St
     }
     let index = zstd::bulk::decompress(stored, footer.length as usize).map_err(|e| e.to_string())?;
     Ok(decode_index(&index, footer).ok_or("its index is cut short")?)
+}
+
+/// What a start that touches `places` (file, and frame of it) reads of the layer whose object is `bytes`: the parts its opening reads, and the
+/// frames that hold pages of these places; all frames of a layer of at most [`SMALL`] bytes.
+pub fn boot_ranges(layer: &LayerRef, bytes: &[u8], places: &BTreeSet<(FileId, u32)>) -> Vec<StoredRange> {
+    let tail_range = layer.bytes.saturating_sub(TAIL)..layer.bytes;
+    let Some(footer) = bytes.last_chunk::<FOOTER>().and_then(|footer| Footer::decode(footer)) else {
+        return Vec::new();
+    };
+    let index = bytes.get(footer.offset as usize..).and_then(|rest| rest.get(..footer.stored as usize));
+    let Some(Ok((frames, pages, _))) = index.map(|stored| read_index(&layer.key, footer, stored)) else {
+        return Vec::new();
+    };
+    let is_small = layer.bytes <= SMALL;
+    let touched = pages.iter().filter(|(file, page, slot)| {
+        *slot != ZERO_PAGE && (is_small || places.contains(&(*file, page / PAGES_PER_FRAME as u32)))
+    });
+    let numbers: BTreeSet<usize> = touched.map(|(_, _, slot)| *slot as usize / PAGES_PER_FRAME).collect();
+    let of_frames = numbers.into_iter().filter_map(|number| frames.get(number)).map(FrameRef::range);
+    let long_index = (footer.offset < tail_range.start).then(|| footer.range());
+    let ranges = [tail_range].into_iter().chain(long_index).chain(of_frames).filter(|range| !range.is_empty());
+    let stored = |Range { start, end }| StoredRange { key: layer.key.clone(), object_bytes: layer.bytes, start, end };
+    ranges.map(stored).collect()
 }
 
 #[derive(Clone, Copy)]

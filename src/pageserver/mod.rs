@@ -14,6 +14,7 @@
 
 mod base;
 mod base_writer;
+mod boot;
 mod cache;
 mod codec;
 mod disk;
@@ -36,12 +37,14 @@ mod tests;
 
 pub use base::Base;
 pub use base_writer::{BaseWriter, StagedBase, WriteError};
+pub use boot::{BootSet, BootWriter};
 pub use cache::{CacheFigures, CachedObject, PageCache};
 pub use disk::{Disk, LocalDisk};
 pub use error::{NameProblem, PageError};
 pub use file::DataFile;
 pub use index::Listing;
+pub use layer::boot_ranges;
 pub use seal::{LINKED_FOLDERS, SealedParts, seal};
 pub use tree::Attributes;
 pub use upload::{PutLayer, Selection, Upload, build_snapshot_upload, build_upload};
-pub use volume::{Snapshot, StoredRange, Volume, VolumeSource};
+pub use volume::{Recorded, Snapshot, StoredRange, Volume, VolumeSource};

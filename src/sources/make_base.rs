@@ -156,11 +156,13 @@ async fn remove_scratch(scratch: &Path) -> Result<(), ImportError> {
     blocking(move || {
         filesystem::detach_stale(&path).map_err(LifecycleError::io("cannot read the mount table"))?;
         // As in Place::remove: never through a mount.
-        match std::fs::remove_dir(path.join("start/mnt")) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(LifecycleError::Io { what: format!("cannot remove {}", path.display()), source: e });
+        for mount in ["start/mnt", "rehearsal/mnt"] {
+            match std::fs::remove_dir(path.join(mount)) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(LifecycleError::Io { what: format!("cannot remove {}", path.display()), source: e });
+                }
+                _ => {}
             }
-            _ => {}
         }
         std::fs::remove_dir_all(&path).map_err(LifecycleError::io(format!("cannot remove {}", path.display())))
     })

@@ -6,7 +6,7 @@
 
 use crate::branch::awake::{Ground, Mounted, blocking};
 use crate::branch::place::Place;
-use crate::branch::{LifecycleError, wal};
+use crate::branch::{LifecycleError, boot, wal};
 use crate::compute;
 use crate::filesystem::Limits;
 use crate::model::{BaseManifest, Cluster, ProjectName, SealedBase};
@@ -45,7 +45,8 @@ pub(super) async fn seal(sealing: Sealing<'_>, scratch: &Path) -> Result<(Sealed
         tree: None,
         links: &[("pg_dynshmem", &dynshmem)],
     };
-    let volume = Arc::new(Volume::open(cache, volume_source, place.disk(Durability::Durable)?, "import").await?);
+    let volume =
+        Arc::new(Volume::open(cache.clone(), volume_source, place.disk(Durability::Durable)?, "import").await?);
     for name in HOSTILE {
         volume.remove_root_file(name).await?;
     }
@@ -75,6 +76,8 @@ pub(super) async fn seal(sealing: Sealing<'_>, scratch: &Path) -> Result<(Sealed
         files,
         logical_bytes,
     };
+    let rehearsal = Place::at(scratch.join("rehearsal"));
+    boot::rehearse(catalog, cache, &manifest, &ground, &rehearsal).await?;
     catalog.store().delete(&keys::base_staged_index(&staged.project, &staged.id)).await?;
     let sealed = catalog.publish_base(&manifest).await?;
     Ok((sealed, manifest))

@@ -190,6 +190,22 @@ impl Catalog {
         Ok(manifest)
     }
 
+    /// A base's manifest as it is stored, for its boot object.
+    pub fn encode_base_manifest(manifest: &BaseManifest) -> (String, Bytes) {
+        (keys::base_manifest(&manifest.project, &manifest.id), document::encode(manifest))
+    }
+
+    /// A base's manifest from its stored form, which came by another way.
+    pub fn decode_base_manifest(key: &str, bytes: &[u8]) -> Result<BaseManifest, StoreError> {
+        document::decode(key, bytes)
+    }
+
+    /// A branch's manifest from its stored form, which came by another way; checked against what the head says.
+    pub fn decode_branch_manifest(reference: &ManifestRef, bytes: &[u8]) -> Result<BranchManifest, StoreError> {
+        check_manifest(reference, bytes)?;
+        document::decode(&reference.key, bytes)
+    }
+
     /// All sealed bases of a project, oldest first.
     pub async fn bases(&self, project: &ProjectName) -> Result<Vec<(SealedBase, BaseManifest)>, StoreError> {
         let Some(head) = self.project_head(project).await? else { return Ok(Vec::new()) };
@@ -329,16 +345,16 @@ impl Catalog {
         Ok(components.iter().filter_map(|component| keys::branch_of(project, component)).collect())
     }
 
-    /// Writes a branch's manifest under `key`.
+    /// Writes a branch's manifest under `key`. Returns it as it is stored, too.
     pub async fn create_manifest(
         &self,
         key: String,
         manifest: &BranchManifest,
-    ) -> Result<(ManifestRef, u64), StoreError> {
+    ) -> Result<(ManifestRef, Bytes), StoreError> {
         let bytes = document::encode(manifest);
-        let (sha256, length) = (document::sha256(&bytes), bytes.len() as u64);
-        self.store.create(&key, bytes).await?;
-        Ok((ManifestRef { key, sha256 }, length))
+        let sha256 = document::sha256(&bytes);
+        self.store.create(&key, bytes.clone()).await?;
+        Ok((ManifestRef { key, sha256 }, bytes))
     }
 
     /// Reads a branch's manifest and checks it against what the head says.
@@ -350,12 +366,7 @@ impl Catalog {
     pub(super) async fn manifest_object(&self, reference: &ManifestRef) -> Result<Bytes, StoreError> {
         let key = &reference.key;
         let object = self.store.get(key).await?.ok_or_else(|| StoreError::Missing { key: key.clone() })?;
-        if document::sha256(&object.bytes) != reference.sha256 {
-            return Err(StoreError::Damaged {
-                key: key.clone(),
-                what: "its hash is not the one in the branch's head".into(),
-            });
-        }
+        check_manifest(reference, &object.bytes)?;
         Ok(object.bytes)
     }
 
@@ -395,6 +406,14 @@ impl Catalog {
             _ => self.seen.insert(key.to_owned(), age),
         }
     }
+}
+
+fn check_manifest(reference: &ManifestRef, bytes: &[u8]) -> Result<(), StoreError> {
+    if document::sha256(bytes) == reference.sha256 {
+        return Ok(());
+    }
+    let what = "its hash is not the one in the branch's head".into();
+    Err(StoreError::Damaged { key: reference.key.clone(), what })
 }
 
 #[cfg(test)]

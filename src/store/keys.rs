@@ -58,6 +58,16 @@ pub fn layer(branch: &BranchId, epoch: u64, seq: u64, nonce: &Nonce) -> String {
     format!("v1/branch/{branch}/layer/{epoch:08}-{seq:08}-{nonce}")
 }
 
+/// The boot object that goes with a branch's manifest.
+pub fn boot_of(manifest: &str) -> String {
+    manifest.replacen("/manifest/", "/boot/", 1)
+}
+
+/// The boot object of a base.
+pub fn base_boot(project: &ProjectName, id: &BaseId) -> String {
+    format!("{}/boot", base(project, id))
+}
+
 /// What the keys of all layers of one upload have in common and no others': their nonce.
 pub fn upload_of(layer: &str) -> &str {
     layer.rsplit('-').next().unwrap_or(layer)

@@ -241,6 +241,12 @@ impl PageCache {
         loaded.pop().unwrap_or_else(|| Err(object.inner().damaged("it was not fetched")))
     }
 
+    /// Stored bytes as they are, for a boot object: whoever uses them checks them.
+    pub async fn read_stored(&self, range: &super::StoredRange) -> Result<Bytes, PageError> {
+        let object = self.object(&range.key, range.object_bytes);
+        self.read(&object, range.start..range.end, |bytes| Ok(Bytes::copy_from_slice(bytes))).await
+    }
+
     /// The frame's content if it needs no request to the store: from memory, or decompressed from local disk.
     pub fn near_frame(&self, object: &CachedObject, wanted: Wanted<'_>) -> Option<Result<Bytes, PageError>> {
         let spot = (object.inner().id, u64::from(wanted.frame.offset));

@@ -25,6 +25,7 @@ impl DataFile {
         }
         out.resize((end - offset) as usize, 0);
         let end_page = PageNo::count_for(end);
+        ground.recording.note_places(self.id, PageNo::containing(offset).0..end_page);
         let mut needs = Vec::new();
         let mut frame = None;
         let mut page = PageNo::containing(offset).0;

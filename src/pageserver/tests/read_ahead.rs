@@ -160,7 +160,7 @@ fn what_was_recorded_and_seeded_needs_no_request() {
     let volume = scene.volume(&scene.cache(), &layers);
     volume.start_recording();
     scene.read(&volume, offsets, PAGE_SIZE * 2);
-    let ranges = scene.runtime.block_on(volume.finish_recording()).unwrap();
+    let ranges = scene.runtime.block_on(volume.finish_recording()).unwrap().expect("it was on").ranges;
     // Read after the recording.
     scene.read(&volume, [20 << 20], PAGE_SIZE);
 

@@ -12,7 +12,7 @@ mod read_ahead;
 mod recording;
 mod snapshot;
 
-pub use recording::{Recording, StoredRange};
+pub use recording::{Recorded, Recording, StoredRange};
 pub use snapshot::Snapshot;
 
 use super::base::{Base, Extent};
@@ -49,6 +49,8 @@ pub struct Volume {
     gate: RwLock<()>,
     /// Layers that were uploaded since the volume was opened, oldest first.
     uploaded: Mutex<Vec<LayerRef>>,
+    /// What its last start read.
+    recorded: Mutex<Option<Arc<Recorded>>>,
     last_base_id: u64,
     /// Overlay files that may go once the journal no longer names their pages.
     removals: Mutex<Vec<String>>,

@@ -55,6 +55,7 @@ impl Volume {
             tree: Mutex::new(tree),
             gate: RwLock::default(),
             uploaded: Mutex::default(),
+            recorded: Mutex::default(),
             last_base_id: source.last_base_id,
             removals: Mutex::default(),
             pid_file: watch::Sender::new(Vec::new()),

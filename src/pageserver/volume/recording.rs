@@ -9,14 +9,18 @@ use crate::model::FileId;
 use crate::pageserver::PageError;
 use crate::pageserver::base::Extent;
 use crate::pageserver::cache::CachedObject;
+use crate::pageserver::frame::PAGES_PER_FRAME;
 use crate::pageserver::layer::LayerPage;
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A start reads a few hundred; whoever reads more is not starting any more.
+const MOST_PLACES: usize = 4096;
 
 /// Part of an immutable object, as it is stored.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StoredRange {
     pub key: String,
     /// Length of the whole object.
@@ -47,9 +51,34 @@ struct Touched {
     layer_frames: HashSet<(u32, u32)>,
     listings: HashSet<FileId>,
     layer_parts: BTreeSet<StoredRange>,
+    places: BTreeSet<(FileId, u32)>,
+}
+
+/// What was recorded.
+#[derive(Clone, Debug, Default)]
+pub struct Recorded {
+    /// What was read from below, sorted, with what opening base and layers reads.
+    pub ranges: Vec<StoredRange>,
+    /// Every file and 64 KiB of it that was read, wherever it was.
+    pub places: BTreeSet<(FileId, u32)>,
 }
 
 impl Recording {
+    /// These pages of a file were read.
+    #[inline]
+    pub(in crate::pageserver) fn note_places(&self, file: FileId, pages: Range<u32>) {
+        if self.is_on.load(Ordering::Relaxed) {
+            let frames = PAGES_PER_FRAME as u32;
+            let mut touched = self.lock();
+            for number in pages.start / frames..pages.end.div_ceil(frames) {
+                touched.places.insert((file, number));
+            }
+            if touched.places.len() >= MOST_PLACES {
+                self.is_on.store(false, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// A frame of the base was read.
     #[inline]
     pub(in crate::pageserver) fn note_frame(&self, extent: Extent, number: u32) {
@@ -91,15 +120,36 @@ impl Volume {
         self.ground.recording.is_on.store(true, Ordering::Relaxed);
     }
 
-    /// Ends the recording. What was read, sorted, with what opening base and layers reads.
-    pub async fn finish_recording(&self) -> Result<Vec<StoredRange>, PageError> {
+    /// Ends the recording. `None` where none was begun since the last end.
+    pub async fn finish_recording(&self) -> Result<Option<Recorded>, PageError> {
         self.ground.recording.is_on.store(false, Ordering::Relaxed);
         let touched = std::mem::take(&mut *self.ground.recording.lock());
+        if touched.places.is_empty() {
+            return Ok(None);
+        }
         let mut ranges = touched.layer_parts;
         ranges.extend(self.ground.layers.opening_ranges());
         // What `Volume::open` lists.
         let listings = touched.listings.iter().copied().chain([FileId(0)]);
         ranges.extend(self.ground.base.stored_ranges(touched.frames.iter().copied(), listings).await?);
-        Ok(ranges.into_iter().collect())
+        Ok(Some(Recorded { ranges: ranges.into_iter().collect(), places: touched.places }))
+    }
+
+    /// Ends the recording and keeps what it says, if it is still on.
+    pub async fn keep_recording(&self) -> Result<(), PageError> {
+        if let Some(recorded) = self.finish_recording().await? {
+            *self.recorded.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(recorded));
+        }
+        Ok(())
+    }
+
+    /// What [`Volume::keep_recording`] kept.
+    pub fn recorded(&self) -> Option<Arc<Recorded>> {
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether a recording is on.
+    pub fn is_recording(&self) -> bool {
+        self.ground.recording.is_on.load(Ordering::Relaxed)
     }
 }
