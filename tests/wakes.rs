@@ -33,7 +33,8 @@ fn asleep_and_wiped(shop: &mut Shop) {
     shop.node.wipe();
 }
 
-const QUERY: &str = "select (select count(*) from customers where length(coalesce(note, '')) >= 0), (select count(*) from kept)";
+const QUERY: &str =
+    "select (select count(*) from customers where length(coalesce(note, '')) >= 0), (select count(*) from kept)";
 
 /// Starts the node and waits until it knows its projects' bases.
 fn start_warm(shop: &mut Shop) {

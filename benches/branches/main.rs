@@ -4,6 +4,7 @@
 //! command line) on the local file system over TCP. The two take turns, A B A B, so that a noisy neighbour meets both. A
 //! figure is a median; its noise is half of what lies between its largest and smallest round, as a share of it. Needs the sizes below, doubled, in /tmp.
 
+mod far;
 #[path = "../../tests/fixture/mod.rs"]
 mod fixture;
 mod table;
@@ -38,6 +39,11 @@ const PAGE: u64 = 8192;
 const CLIENTS: &str = "8";
 
 fn main() {
+    if std::env::args().any(|argument| argument == "--far") {
+        let (mut table, extent) = (Table::default(), FULL);
+        far::wakes(&extent, &mut table);
+        return table.print();
+    }
     let short = std::env::args().any(|argument| argument == "--short");
     let extent = if short { SHORT } else { FULL };
     let scratch = Scratch::new();
@@ -55,6 +61,8 @@ fn main() {
     bulk(&extent, &scratch, &small, &direct, &mut table);
     drop(direct);
     bytes(&scratch, &mut small, &mut table);
+    drop(small);
+    far::wakes(&extent, &mut table);
     table.print();
 }
 
@@ -162,14 +170,16 @@ fn milliseconds(work: impl FnOnce()) -> f64 {
 }
 
 /// From connect to the first row of a real table, with a driver that is loaded already.
-fn first_row_ms(runtime: &tokio::runtime::Runtime, url: &str) -> f64 {
+fn first_row_ms(runtime: &tokio::runtime::Runtime, url: &str, query: &str) -> f64 {
     milliseconds(|| {
         runtime.block_on(async {
             let client = connect(url).await.unwrap_or_else(|error| panic!("{url}: {error}"));
-            client.query_one("select bid from pgbench_branches where bid = 1", &[]).await.expect("a row");
+            client.query_one(query, &[]).await.expect("a row");
         });
     })
 }
+
+const ONE_ROW: &str = "select bid from pgbench_branches where bid = 1";
 
 fn runtime() -> tokio::runtime::Runtime {
     // A thread of its own lets a dropped client's connection end at once.
@@ -184,10 +194,11 @@ fn first_connects(extent: &Extent, small: &Size, large: &Size, table: &mut Table
     let mut samples = [Vec::new(), Vec::new()];
     for n in 0..extent.connects {
         for (size, samples) in [small, large].iter().zip(&mut samples) {
-            samples.push(first_row_ms(&runtime, &size.branch(&format!("unseen-{n}"))));
+            samples.push(first_row_ms(&runtime, &size.branch(&format!("unseen-{n}")), ONE_ROW));
         }
     }
-    let awake: Vec<f64> = (0..extent.connects).map(|_| first_row_ms(&runtime, &small.branch("unseen-0"))).collect();
+    let awake: Vec<f64> =
+        (0..extent.connects).map(|_| first_row_ms(&runtime, &small.branch("unseen-0"), ONE_ROW)).collect();
     let place = small.data.with_file_name("copy");
     let copy = milliseconds(|| copy_tree(&small.data, &place));
     fs::remove_dir_all(place).expect("the copy is ours");
@@ -214,7 +225,7 @@ fn wakes(extent: &Extent, small: &mut Size, table: &mut Table) {
     let mut warm = Vec::new();
     for _ in 0..extent.wakes {
         small.node.wait_asleep("shop@sleeper");
-        warm.push(first_row_ms(&runtime, &url));
+        warm.push(first_row_ms(&runtime, &url, ONE_ROW));
     }
     let mut cold = Vec::new();
     for _ in 0..extent.wakes.div_ceil(3) {
@@ -222,9 +233,9 @@ fn wakes(extent: &Extent, small: &mut Size, table: &mut Table) {
         small.node.stop();
         small.node.wipe();
         small.node.start();
-        cold.push(first_row_ms(&runtime, &url));
+        cold.push(first_row_ms(&runtime, &url, ONE_ROW));
     }
-    let awake: Vec<f64> = (0..extent.wakes).map(|_| first_row_ms(&runtime, &url)).collect();
+    let awake: Vec<f64> = (0..extent.wakes).map(|_| first_row_ms(&runtime, &url, ONE_ROW)).collect();
     table.latency("wake, warm cache", &warm, "connect to it awake", median(&awake));
     table.latency("wake on a node that has nothing, file store", &cold, "connect to it awake", median(&awake));
     small.node.stop();

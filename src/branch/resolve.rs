@@ -107,8 +107,8 @@ impl Branches {
 
     /// Opens the current base of every project, in the background: the first client need not wait for that.
     pub(super) fn warm(&self) {
-        for project in self.0.shared.projects.keys().cloned() {
-            let shared = self.0.shared.clone();
+        for project in self.0.shared.projects.keys() {
+            let (shared, project) = (self.0.shared.clone(), project.clone());
             tokio::spawn(async move {
                 let warmed = async {
                     if let Some(sealed) = shared.bases.current(&project).await? {

@@ -21,6 +21,9 @@ use tokio::net::UnixStream;
 /// Longest message of a compute's startup. Notices of login event triggers have room; bounded, as it is held in memory.
 const STARTUP_MESSAGE_MAX: usize = 1 << 20;
 
+/// What a server says that is about to end: `admin_shutdown`, `crash_shutdown` and `cannot_connect_now`.
+const ENDING: [&str; 3] = ["57P01", "57P02", "57P03"];
+
 /// Most bytes that are read and thrown away while a backend ends that has lost its client. More is no mere end of an
 /// answer.
 const ABANDONED_DISCARD_MAX: usize = 1 << 20;
@@ -69,6 +72,10 @@ pub(super) enum Reception {
         last_words: BytesMut,
         reason: String,
     },
+    /// It ended before the client heard a word of it: another one may be had.
+    Gone {
+        reason: String,
+    },
 }
 
 /// Starts a backend for `login` and forwards what it says up to its first `ReadyForQuery`.
@@ -80,14 +87,29 @@ pub(super) async fn enter(
     keys: &CancelKeys,
 ) -> Result<Reception, HandshakeError> {
     let unreachable = |error: io::Error| unreachable(branch, &error.to_string());
-    let mut stream = UnixStream::connect(socket).await.map_err(unreachable)?;
-    stream.write_all(&login.compute_startup()).await.map_err(unreachable)?;
+    let begun = async {
+        let mut stream = UnixStream::connect(socket).await?;
+        stream.write_all(&login.compute_startup()).await?;
+        Ok(stream)
+    };
+    let mut stream = match begun.await {
+        Ok(stream) => stream,
+        Err(error) => return Ok(gone(&error)),
+    };
+    let mut is_heard = false;
     let mut incoming = BytesMut::with_capacity(4096);
     let mut outgoing = BytesMut::with_capacity(4096);
     let (mut pid, mut cancel_key) = (0, None);
     loop {
-        if stream.read_buf(&mut incoming).await.map_err(unreachable)? == 0 {
-            return Err(unreachable(io::ErrorKind::UnexpectedEof.into()).into());
+        let ended = match stream.read_buf(&mut incoming).await {
+            Ok(0) => Some(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => None,
+            Err(error) => Some(error),
+        };
+        match ended {
+            Some(error) if is_heard => return Err(unreachable(error).into()),
+            Some(error) => return Ok(gone(&error)),
+            None => {}
         }
         while let Some(message) = take_message(&mut incoming, branch)? {
             match (message[0], &message[5..]) {
@@ -102,6 +124,9 @@ pub(super) async fn enter(
                 }
                 (b'E', fields) => {
                     let reason = describe_error(fields);
+                    if !is_heard && ENDING.iter().any(|code| reason.starts_with(code)) {
+                        return Ok(Reception::Gone { reason });
+                    }
                     outgoing.extend_from_slice(&message);
                     return Ok(Reception::Refused { last_words: outgoing, reason });
                 }
@@ -117,9 +142,16 @@ pub(super) async fn enter(
                 _ => outgoing.extend_from_slice(&message),
             }
         }
-        client.send(&outgoing).await?;
-        outgoing.clear();
+        if !outgoing.is_empty() {
+            client.send(&outgoing).await?;
+            outgoing.clear();
+            is_heard = true;
+        }
     }
+}
+
+fn gone(error: &io::Error) -> Reception {
+    Reception::Gone { reason: error.to_string() }
 }
 
 /// Takes the first message off `incoming` once it is whole, header included.

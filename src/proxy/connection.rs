@@ -30,6 +30,12 @@ use tracing::{Span, debug, info, warn};
 /// more than this.
 const EARLY_MAX: usize = 4 << 10;
 
+/// How long a client is held whose compute ends under it before it heard a word: one that was killed is brought up again, and one that lost a
+/// backend recovers by itself, which takes as long as its WAL does.
+const REENTRY: Duration = Duration::from_secs(60);
+/// Pauses between two tries of that grow up to this.
+const REENTRY_PAUSE: Duration = Duration::from_secs(1);
+
 /// Longest time from connecting to a compute to its first `ReadyForQuery`; login event triggers run in it.
 const ENTER_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -143,19 +149,32 @@ impl<U: Upstream> Doorway<U> {
     ) -> Result<BytesMut, HandshakeError> {
         let Admitted { login, branch } = admitted;
         let authenticated = Instant::now();
-        let (session, early) = self.open_session(client, branch).await?;
-        let opened = authenticated.elapsed();
-        let entering = Box::pin(enter(client, session.socket(), login, branch, &self.cancel_keys));
-        let reception = tokio::time::timeout(ENTER_TIMEOUT, entering).await.map_err(|_| {
-            Refusal::ComputeUnreachable { branch: branch.to_string(), reason: "it did not answer in time".to_owned() }
-        })?;
-        let mut backend = match reception? {
-            Reception::Ready(backend) => backend,
-            Reception::Refused { last_words, reason } => {
-                warn!(reason, "refused by the compute");
-                return Ok(last_words);
+        let unreachable = |reason: String| Refusal::ComputeUnreachable { branch: branch.to_string(), reason };
+        let (mut early, mut pause) = (Vec::new(), Duration::from_millis(50));
+        let (session, mut backend) = loop {
+            let session = self.open_session(client, branch, &mut early).await?;
+            let entering = Box::pin(enter(client, session.socket(), login, branch, &self.cancel_keys));
+            let reception = tokio::time::timeout(ENTER_TIMEOUT, entering).await;
+            match reception.map_err(|_| unreachable("it did not answer in time".to_owned()))?? {
+                Reception::Ready(backend) => break (session, backend),
+                Reception::Refused { last_words, reason } => {
+                    warn!(reason, "refused by the compute");
+                    return Ok(last_words);
+                }
+                // It died, or is on its way to sleep: its branch brings up another.
+                Reception::Gone { reason } => {
+                    drop(session);
+                    if authenticated.elapsed() > REENTRY {
+                        return Err(unreachable(reason).into());
+                    }
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => pause = (pause * 2).min(REENTRY_PAUSE),
+                        () = self.reached(Phase::Draining, Duration::ZERO) => return Err(Refusal::Stopping.into()),
+                    }
+                }
             }
         };
+        let opened = authenticated.elapsed();
         info!(
             database = login.target.database,
             tls = client.is_secure(),
@@ -186,22 +205,22 @@ impl<U: Upstream> Doorway<U> {
         }
     }
 
-    /// Opens the branch, and stops waiting for it when the client goes away or the node stops. Returns what the client
-    /// sent meanwhile.
+    /// Opens the branch, and stops waiting for it when the client goes away or the node stops. What the client sends
+    /// meanwhile is added to `early`.
     async fn open_session(
         &self,
         client: &mut ClientStream,
         branch: &BranchRef,
-    ) -> Result<(U::Session, Vec<u8>), HandshakeError> {
-        let mut early = Vec::new();
+        early: &mut Vec<u8>,
+    ) -> Result<U::Session, HandshakeError> {
         let mut open = std::pin::pin!(self.upstream.open_session(branch));
         let mut stop = std::pin::pin!(self.reached(Phase::Draining, Duration::ZERO));
         loop {
             tokio::select! {
                 biased;
                 () = &mut stop => return Err(Refusal::Stopping.into()),
-                session = &mut open => return Ok((session.map_err(Refusal::from)?, early)),
-                read = client.read_buf(&mut early), if early.len() < EARLY_MAX => if read? == 0 {
+                session = &mut open => return Ok(session.map_err(Refusal::from)?),
+                read = client.read_buf(early), if early.len() < EARLY_MAX => if read? == 0 {
                     return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
                 },
             }

@@ -60,6 +60,7 @@ impl Fsck<'_> {
             }
         };
         self.report.count(self.listed.get(&manifest_key).copied().unwrap_or(0));
+        self.check_boot(&keys::base_boot(&base.project, &base.id), &manifest_key).await;
         let index_key = keys::base_index(&base.project, &base.id);
         let checked = self.check_index(&index_key, &manifest).await;
         self.report.count(manifest.index_bytes);

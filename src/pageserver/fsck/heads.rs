@@ -156,6 +156,7 @@ impl Fsck<'_> {
                         let what = format!("it is of base {}, the branch's head of {}", manifest.base, branch.base);
                         self.note(&reference.key, Trouble::Damaged(what));
                     }
+                    self.check_boot(&keys::boot_of(&reference.key), &reference.key).await;
                     branch.wal_pages = manifest.wal.iter().map(|segment| segment.pages.len() as u32).sum();
                     branch.layers = manifest.layers;
                 }

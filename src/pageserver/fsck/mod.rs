@@ -14,6 +14,7 @@
 //! One object has at most one finding. What could not be read is not damage ([`Report::unread`]).
 
 mod base;
+mod boot;
 mod frames;
 mod heads;
 mod layer;

@@ -1,0 +1,99 @@
+//! Wakes against an object store as far away as one is: moto behind a proxy whose answers take what FACTS.md measured of S3 (log-normal, p50 22 ms,
+//! p90 42, tails of 200 to 800), its own time included.
+
+use super::fixture::*;
+use super::table::{Table, median};
+use super::{Extent, first_row_ms, progress, runtime};
+use futures::StreamExt;
+use offshoot::model::{BranchHead, Entropy};
+use offshoot::store::{Catalog, Created, Store};
+
+/// A query of a table of the shop, as the first of a session.
+const QUERY: &str = "select count(*) from customers where note like '%x%'";
+
+pub fn wakes(extent: &Extent, table: &mut Table) {
+    progress("wakes from a far store");
+    let runtime = runtime();
+    let conduct = Conduct { latency: Latency::measured(), ..Conduct::default() };
+    let mut shop = Fixture::new().project("max_branches = 10000").moto().unruly(conduct).start();
+    let url = shop.url("shop@sleeper");
+    let first_row = |url: &str| first_row_ms(&runtime, url, QUERY);
+    psql(&url, "create table kept as select n from generate_series(1, 1000) n");
+    let asleep = |shop: &Shop| {
+        // A start's recording ends a second after its first session.
+        pause(std::time::Duration::from_millis(1200));
+        shop.node.succeed(&["branch", "suspend", "shop@sleeper"]);
+    };
+    first_row(&url);
+    asleep(&shop);
+
+    let mut warm = Vec::new();
+    for _ in 0..extent.wakes {
+        warm.push(first_row(&url));
+        asleep(&shop);
+    }
+    let (mut cold, mut asked) = (Vec::new(), Vec::new());
+    for _ in 0..extent.wakes {
+        shop.node.stop();
+        shop.node.wipe();
+        shop.node.start();
+        // A node opens its bases when it starts.
+        pause(std::time::Duration::from_millis(1500));
+        let before = shop.unruly().counts();
+        cold.push(first_row(&url));
+        asked.push(shop.unruly().counts().since(&before).iter().map(|(_, _, count)| *count as f64).sum::<f64>());
+        asleep(&shop);
+    }
+    let unseen = |shop: &Shop, name: &str| -> Vec<f64> {
+        (0..extent.wakes).map(|number| first_row(&shop.url(&format!("shop@{name}-{number}")))).collect()
+    };
+    let few = unseen(&shop, "few");
+    progress("the same among 5,000 branches");
+    add_branches(&runtime, &shop, 5000);
+    let many = unseen(&shop, "many");
+    let mut among = Vec::new();
+    for _ in 0..extent.wakes {
+        among.push(first_row(&url));
+        asleep(&shop);
+    }
+    first_row(&url);
+    let awake: Vec<f64> = (0..extent.wakes).map(|_| first_row(&url)).collect();
+    let beside = ("connect to it awake", median(&awake));
+    table.latency("wake, store at 22 ms, warm cache", &warm, beside.0, beside.1);
+    table.latency("wake, store at 22 ms, node that has nothing", &cold, beside.0, beside.1);
+    table.row("… requests of it", "requests", &asked, "", None);
+    table.latency("unseen name, store at 22 ms, 10 branches", &few, beside.0, beside.1);
+    table.latency("unseen name, store at 22 ms, 5,000 branches", &many, beside.0, beside.1);
+    table.latency("wake, store at 22 ms, warm cache, 5,000 branches", &among, beside.0, beside.1);
+}
+
+/// Puts heads of branches that nobody holds, as so many first connects and suspends would leave them.
+fn add_branches(runtime: &tokio::runtime::Runtime, shop: &Shop, count: usize) {
+    for (name, value) in shop.moto().environment() {
+        // SAFETY: nothing else of this process reads or writes the environment at this moment: the bench has one thread of its own, and its runtime's is idle.
+        unsafe { std::env::set_var(name, value) };
+    }
+    let store = Store::open("s3://offshoot/some/prefix").expect("the fixture's store");
+    let entropy = Entropy::system();
+    let catalog = Catalog::new(store, entropy.clone());
+    runtime.block_on(async {
+        let branch = offshoot::model::BranchRef {
+            project: "shop".parse().expect("a name"),
+            branch: "sleeper".parse().expect("a name"),
+        };
+        let model = catalog.branch_head(&branch).await.expect("the store answers").expect("it is there").head;
+        let heads = (0..count).map(|number| BranchHead {
+            name: format!("idle-{number}").parse().expect("a name"),
+            id: offshoot::model::BranchId::random(&entropy),
+            epoch: 1,
+            holder: None,
+            dirty: false,
+            manifest: None,
+            ..model.clone()
+        });
+        let mut puts = futures::stream::iter(heads).map(|head| catalog.create_branch(head)).buffer_unordered(16);
+        while let Some(created) = puts.next().await {
+            assert!(matches!(created.expect("the store takes it"), Created::New(_)));
+        }
+    });
+}
