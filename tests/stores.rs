@@ -106,12 +106,12 @@ fn the_cache_survives_the_daemon_however_it_ends() {
     assert!(cache.join("extents").exists(), "a clean stop leaves a map");
     shop.node.start();
     assert!(!cache.join("extents").exists(), "the map outlives the state it describes");
-    assert!(cached() > 1, "the cache was emptied");
+    assert!(cached() > 0, "the cache was emptied");
     assert!(shop.node.log().contains("is_clean=true"), "{}", shop.node.log());
     assert_eq!(shop.psql("shop@y", question), answer);
     shop.node.kill();
     shop.node.start();
-    assert!(cached() > 1, "the cache was emptied");
+    assert!(cached() > 0, "the cache was emptied");
     assert!(shop.node.log().contains("is_clean=false"), "{}", shop.node.log());
     assert_eq!(shop.psql("shop@z", question), answer);
 }
