@@ -252,6 +252,13 @@ impl Damage<'_> {
 
     /// Flips a bit, cuts off, and removes.
     fn try_all(&self, key: &str, branches: &[&str]) {
+        self.try_bytes(key, branches);
+        let path = self.store.join(key);
+        self.expect(&format!("{key} removed"), &[key], || fs::remove_file(&path).expect("it is there"), branches);
+    }
+
+    /// Flips a bit and cuts off.
+    fn try_bytes(&self, key: &str, branches: &[&str]) {
         let path = self.store.join(key);
         let bytes = fs::read(&path).expect("it is there");
         // The end of a pack may be what the private start of its import wrote anew elsewhere: nothing refers to it.
@@ -264,7 +271,6 @@ impl Damage<'_> {
         }
         let cut = || fs::write(&path, &bytes[..bytes.len() / 2]).expect("the store is writable");
         self.expect(&format!("{key} cut off"), &[key], cut, branches);
-        self.expect(&format!("{key} removed"), &[key], || fs::remove_file(&path).expect("it is there"), branches);
     }
 
     fn swap(&self, a: &str, b: &str, branches: &[&str]) {
@@ -311,6 +317,9 @@ fn every_damage_is_found_where_it_is_and_nothing_else() {
     for part in ["manifest", "index", "pack/00000"] {
         damage.try_all(&format!("{first_base}/{part}"), &["shop@a", "shop@b"]);
     }
+
+    // A base can do without one.
+    damage.try_bytes(&format!("{first_base}/boot"), &["shop@a", "shop@b"]);
 
     let is_second = |key: &String| key.ends_with("/manifest") && !key.starts_with(&first_base);
     let second_base = all("/base/").into_iter().find(is_second).expect("two bases").replace("/manifest", "");

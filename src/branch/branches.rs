@@ -2,6 +2,7 @@
 
 use super::bases::Bases;
 use super::boot;
+use super::census::Census;
 use super::error::{BranchError, LifecycleError, answer_within};
 use super::hold::Hold;
 use super::looks::Looks;
@@ -115,6 +116,7 @@ impl Branches {
             ambient,
             hold,
             looks: Looks::default(),
+            census: Arc::new(Census::default()),
             _lock: lock,
             adoptions: Semaphore::new(ADOPTIONS),
             installations: Mutex::new(HashMap::new()),
@@ -223,7 +225,12 @@ impl Branches {
             let settled = |status: &Status| !matches!(status, Status::Recovering | Status::Suspending);
             let waited = tokio::time::timeout(SETTLING, status.wait_for(settled)).await;
             let now = waited.ok().and_then(Result::ok).map(|status| status.clone());
-            let Some(Status::Awake(awake)) = now else { return answer };
+            let awake = match now {
+                Some(Status::Awake(awake)) => awake,
+                // It fell asleep meanwhile: what is recorded of it holds again.
+                Some(Status::Asleep | Status::Waking) => return None,
+                _ => return answer,
+            };
             status.mark_unchanged();
             match question(awake).await {
                 Ok(told) => return Some(Ok(told)),

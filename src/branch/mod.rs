@@ -6,6 +6,7 @@
 pub(crate) mod awake;
 mod bases;
 pub(crate) mod boot;
+mod census;
 mod error;
 mod hold;
 mod looks;

@@ -92,7 +92,11 @@ enum Made {
 async fn make(shared: &Shared, branch: &BranchRef, epoch: u64) -> Result<Made, BranchError> {
     let settings = project(shared, branch)?;
     let trouble = |e: LifecycleError| e.of_branch(branch);
-    let room = async { Ok(shared.catalog.has_room(&branch.project, settings.max_branches).await?) };
+    let room = async {
+        let catalog = &shared.catalog;
+        let admitted = shared.census.admit(catalog, &branch.project, settings.max_branches);
+        Ok(admitted || catalog.has_room(&branch.project, settings.max_branches).await?)
+    };
     let based = async {
         let sealed = shared.bases.current(&branch.project).await?;
         let Some(sealed) = sealed else { return Ok(None) };

@@ -105,7 +105,7 @@ impl Branches {
         }
     }
 
-    /// Opens the current base of every project, in the background: the first client need not wait for that.
+    /// Opens the current base of every project and counts its branches, in the background: the first client need not wait for that.
     pub(super) fn warm(&self) {
         for project in self.0.shared.projects.keys() {
             let (shared, project) = (self.0.shared.clone(), project.clone());
@@ -114,6 +114,7 @@ impl Branches {
                     if let Some(sealed) = shared.bases.current(&project).await? {
                         shared.bases.open(&project, &sealed.id).await?;
                     }
+                    shared.census.count(&shared.catalog, &project).await?;
                     Ok::<_, LifecycleError>(())
                 };
                 if let Err(error) = warmed.await {

@@ -1,6 +1,7 @@
 //! What the tasks of all branches share.
 
 use super::bases::Bases;
+use super::census::Census;
 use super::error::LifecycleError;
 use super::hold::Hold;
 use super::looks::Looks;
@@ -30,6 +31,7 @@ pub(super) struct Shared {
     pub ambient: Ambient,
     pub hold: Hold,
     pub looks: Looks,
+    pub census: Arc<Census>,
     /// Held while this process lives.
     pub _lock: Flock<File>,
     /// Turns for branches that are brought back at the start of a node: a recovery is bound by its cores.

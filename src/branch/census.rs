@@ -1,0 +1,85 @@
+//! How many branches a project has, for the limit on them.
+//!
+//! Counting is a listing, which grows with the number of branches, and nobody's first connect should wait for it. So a count is kept, what this node
+//! makes is added to it, and it is taken anew behind the clients' backs. Near the limit, or before the first count, it is taken at once. Nodes that
+//! make branches at the same moment may together go beyond the limit by what they make within [`FRESH`].
+
+use crate::model::ProjectName;
+use crate::store::{Catalog, StoreError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a count is taken for true before it is taken anew.
+const FRESH: Duration = Duration::from_secs(10);
+/// How long it may be relied on, should that fail.
+const STALE: Duration = Duration::from_secs(300);
+/// Branches below the limit from which on every one is counted for.
+const MARGIN: usize = 16;
+
+#[derive(Clone, Copy)]
+struct Count {
+    branches: usize,
+    taken: Instant,
+    /// When it was last begun to be taken anew.
+    asked: Instant,
+}
+
+/// The counts of all projects.
+#[derive(Default)]
+pub(super) struct Census(Mutex<HashMap<ProjectName, Count>>);
+
+impl Census {
+    /// Whether the project may have one branch more, which is counted in; false where it must be counted first. A count that has grown old is taken
+    /// anew in the background.
+    pub(super) fn admit(self: &Arc<Self>, catalog: &Catalog, project: &ProjectName, limit: usize) -> bool {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(count) = counts.get_mut(project).filter(|count| count.taken.elapsed() < STALE) else {
+            return false;
+        };
+        if count.branches + MARGIN >= limit {
+            return false;
+        }
+        count.branches += 1;
+        if count.taken.elapsed() >= FRESH && count.asked.elapsed() >= FRESH {
+            count.asked = Instant::now();
+            let (census, catalog, project) = (self.clone(), catalog.clone(), project.clone());
+            tokio::spawn(async move {
+                if let Err(error) = census.count(&catalog, &project).await {
+                    tracing::debug!(%project, %error, "branches cannot be counted now");
+                }
+            });
+        }
+        true
+    }
+
+    /// Counts. Deleted branches count as long as that is no matter.
+    pub(super) async fn count(&self, catalog: &Catalog, project: &ProjectName) -> Result<(), StoreError> {
+        let branches = catalog.branch_names(project).await?.len();
+        let now = Instant::now();
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.insert(project.clone(), Count { branches, taken: now, asked: now });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Entropy;
+    use crate::store::Store;
+
+    #[tokio::test]
+    async fn a_count_is_relied_on_far_from_the_limit_only() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(&format!("file://{}", folder.path().display())).expect("opens");
+        let (catalog, project) = (Catalog::new(store, Entropy::seeded(1)), "shop".parse().expect("a name"));
+        let census = Arc::new(Census::default());
+        assert!(!census.admit(&catalog, &project, 1000), "nobody has counted");
+        census.count(&catalog, &project).await.expect("the store answers");
+        for _ in 0..MARGIN {
+            assert!(census.admit(&catalog, &project, 2 * MARGIN));
+        }
+        assert!(!census.admit(&catalog, &project, 2 * MARGIN), "what was made here counts");
+    }
+}
