@@ -56,6 +56,8 @@ fn a_wake_on_a_node_that_has_nothing_reads_a_head_and_a_boot_object() {
     let asked = since(&shop.node, &before);
     assert!(asked[0].1 <= 3, "{asked:?}");
     assert_eq!(asked[1..], [("range", 0), ("create", 0), ("conditional_put", 1), ("list", 0)]);
+    assert_eq!(shop.node.metric("offshoot_cache_misses_total"), 0.0);
+    assert!(shop.node.metric("offshoot_cache_memory_bytes") > 0.0);
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::model::{Ambient, BranchHead, BranchManifest, BranchRef, NodeId, PAGE_
 use crate::pageserver::PageCache;
 use crate::settings::Settings;
 use crate::store::{Catalog, Held, Lookup};
+use crate::telemetry::Metrics;
 use dashmap::DashMap;
 use futures::stream::StreamExt;
 use nix::fcntl::{Flock, FlockArg};
@@ -125,6 +126,11 @@ impl Branches {
         branches.adopt().await?;
         branches.warm();
         Ok(branches)
+    }
+
+    /// Adds what branches have below them to `metrics`.
+    pub fn register(&self, metrics: &Metrics) {
+        self.0.shared.cache.register(metrics);
     }
 
     /// Gives a task to every branch whose unfinished business is on this disk. What is proven to be published, or to hold nothing, is

@@ -48,6 +48,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServerError> {
     let branches = Branches::start(&settings, catalog, ambient.clone()).await?;
     let proxy = Proxy::bind(&settings.server, &settings.projects, branches.clone(), ambient).await?;
     let address = settings.server.admin_listen;
+    branches.register(&metrics);
     let admin = Admin::bind(address, branches.clone(), metrics).await;
     let admin = admin.map_err(|source| ServerError::Admin { address, source })?;
     let mut signals = Signals::new().map_err(ServerError::Signal)?;

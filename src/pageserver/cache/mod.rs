@@ -15,6 +15,7 @@
 mod disk;
 mod fetch;
 mod figures;
+mod metrics;
 mod object;
 mod residency;
 mod restart;
