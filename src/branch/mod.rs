@@ -11,6 +11,8 @@ pub(crate) mod place;
 mod provision;
 mod save;
 mod shared;
+#[cfg(test)]
+mod simulation;
 mod suspend;
 mod task;
 pub(crate) mod wal;
