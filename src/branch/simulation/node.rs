@@ -343,8 +343,8 @@ impl<'f> Node<'f> {
             }
         }
         self.is_up = true;
-        for (_, note) in places.into_iter().filter(|(_, note)| note.started) {
-            if !self.is_up || !self.places.values().any(|place| place.note.branch == note.branch) {
+        for (id, note) in places.into_iter().filter(|(_, note)| note.started) {
+            if !self.is_up || !self.places.contains_key(&id) {
                 continue;
             }
             // What cannot be taken up now is tried again when somebody wants it.
@@ -356,9 +356,13 @@ impl<'f> Node<'f> {
 
     /// Renews the lease. A branch that is another's by now is let go.
     pub(super) fn renew(&mut self, branch: &BranchRef, around: &mut Around) -> Result<(), Trouble> {
-        let Some(mut live) = self.live.remove(branch).filter(|live| !live.in_doubt) else { return Ok(()) };
-        let outcome = self.wait(self.hold.update(&mut live.held, |_| ()));
-        self.live.insert(branch.clone(), live);
+        let outcome = match self.live.get_mut(branch) {
+            Some(live) if !live.in_doubt => {
+                block_on(&self.fixture.runtime, self.hold.update(&mut live.held, |_| ()))
+            }
+            // Nothing may touch a head whose last put is in doubt.
+            _ => return Ok(()),
+        };
         self.heed(branch, outcome, around)
     }
 
@@ -383,16 +387,14 @@ impl<'f> Node<'f> {
 
     /// Finds out what became of a suspend, and starts the branch again if it still is this node's.
     pub(super) fn settle(&mut self, branch: &BranchRef, around: &mut Around) -> Result<(), Trouble> {
-        let mut live = self.live.remove(branch).expect("it is up");
+        let live = self.live.get_mut(branch).expect("it is up");
+        let id = live.held.head.id.clone();
         let settled = match live.in_doubt {
-            true => self.wait(self.hold.settle(&mut live.held)),
+            true => block_on(&self.fixture.runtime, self.hold.settle(&mut live.held)),
             false => Ok(Settled::Held),
         };
-        let id = live.held.head.id.clone();
-        self.live.insert(branch.clone(), live);
         match settled {
             Ok(Settled::Held) => {
-                let live = self.live.get_mut(branch).expect("it was put back");
                 (live.in_doubt, live.stopped, live.upload) = (false, false, None);
                 Ok(())
             }

@@ -90,7 +90,7 @@ impl Oracle {
 
     /// The head as it was at the last [`Oracle::look`].
     pub(super) fn head(&self, branch: &BranchRef) -> Option<&BranchHead> {
-        self.heads.get(branch).map(|(head, _)| head).filter(|head| !head.is_tombstone())
+        self.heads.get(branch).map(|(head, _)| head).filter(|head| !self.deleted.contains(&head.id))
     }
 
     /// Whether this node may write this epoch of the branch.
