@@ -264,7 +264,7 @@ impl<'f> Node<'f> {
 
     /// Replaces a head that names this node by itself, so that what a former process of it had under way can only fail.
     fn confirm(&mut self, held: &mut Held, around: &mut Around) -> Result<(), Trouble> {
-        match self.wait(self.hold.update(held, |_| ())) {
+        match self.wait(self.hold.confirm(held)) {
             Ok(()) => Ok(()),
             Err(HoldError::Lost) => Err(Trouble::Lost),
             Err(HoldError::Store(e)) => Err(self.tolerate(e, around)),

@@ -16,13 +16,13 @@ use tokio::runtime::Runtime;
 const FILES: [(&str, usize); 6] = [
     ("PG_VERSION", 5),
     ("empty", 0),
-    ("base/5/16384", 40_000),
+    ("base/5/16384", 20_000),
     ("base/5/16385", 8192),
     ("global/pg_control", 4096),
-    ("base/sparse", 30_000),
+    ("base/sparse", 17_000),
 ];
 /// Writes far behind the end of a file stay below this.
-const LARGEST: u64 = 90_000;
+const LARGEST: u64 = 50_000;
 
 pub(super) struct Template {
     objects: Vec<(String, Bytes)>,

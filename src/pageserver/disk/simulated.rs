@@ -69,6 +69,14 @@ struct SimulatedFile {
     generation: u64,
 }
 
+/// Cuts, or grows with zeros; `Vec::resize` goes byte by byte in a debug build.
+fn resize(bytes: &mut Vec<u8>, length: usize) {
+    match length.checked_sub(bytes.len()) {
+        Some(more) => bytes.append(&mut vec![0; more]),
+        None => bytes.truncate(length),
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -139,7 +147,7 @@ impl Content {
             _ => random.random_range(short..=long),
         };
         let mut survived = self.durable.clone();
-        survived.resize(length, 0);
+        resize(&mut survived, length);
         for sector in &self.dirty {
             let range = sector * SECTOR..((sector + 1) * SECTOR).min(length).min(self.now.len());
             if range.start < range.end && random.random() {
@@ -236,7 +244,7 @@ impl DiskFile for SimulatedFile {
         let mut content = lock(&self.content);
         let (from, to) = (offset as usize, offset as usize + bytes.len());
         if content.now.len() < to {
-            content.now.resize(to, 0);
+            resize(&mut content.now, to);
         }
         content.now[from..to].copy_from_slice(bytes);
         content.dirty.extend(from / SECTOR..=(to - 1) / SECTOR);
@@ -252,7 +260,7 @@ impl DiskFile for SimulatedFile {
         self.disk.check(self.generation)?;
         let mut content = lock(&self.content);
         let (old, new) = (content.now.len(), bytes as usize);
-        content.now.resize(new, 0);
+        resize(&mut content.now, new);
         if new < old {
             // What was cut off and grown over again is zeros on disk, whatever was durable there.
             content.dirty.extend(new / SECTOR..=old / SECTOR);
