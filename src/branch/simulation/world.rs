@@ -22,7 +22,9 @@ use tokio::time::Instant;
 
 const NODES: usize = 3;
 const COLLECTORS: usize = 2;
-const NAMES: [&str; 3] = ["a", "b", "c"];
+const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
+/// So many of them are made from the base; the rest only as children.
+const OF_BASE: usize = 3;
 const STEPS: usize = 120;
 const START_MS: u64 = 1_800_000_000_000;
 /// How far clocks of nodes are apart at most: less than what a release allows for.
@@ -100,6 +102,9 @@ impl<'f> World<'f> {
     }
 
     fn run(mut self) -> Vec<String> {
+        for number in 0..NODES {
+            self.change_faults(number);
+        }
         for _ in 0..STEPS {
             self.step();
             self.look();
@@ -137,15 +142,15 @@ impl<'f> World<'f> {
     fn step(&mut self) {
         let number = self.around.random.random_range(0..NODES);
         match self.around.random.random_range(0..100) {
-            0..48 => self.use_branch(number),
-            48..56 => self.on_every_branch(number, "renews"),
-            56..58 => self.die(number),
-            58..62 => self.release(number),
-            62..66 => self.delete(number),
-            66..74 => self.fork(number),
-            74..88 => self.collect(),
-            88..92 => self.jump(),
-            92..96 => self.change_faults(number),
+            0..43 => self.use_branch(number),
+            43..47 => self.renew(number),
+            47..49 => self.die(number),
+            49..53 => self.release(number),
+            53..59 => self.delete(number),
+            59..71 => self.fork(number),
+            71..85 => self.collect(),
+            85..91 => self.jump(),
+            91..95 => self.change_faults(number),
             _ => drop(self.land()),
         }
     }
@@ -164,6 +169,10 @@ impl<'f> World<'f> {
             return around.tell(format!("  {outcome:?}"));
         }
         let Some(live) = node.live.get_mut(&branch) else {
+            let is_for_children = NAMES[OF_BASE..].contains(&branch.branch.as_str());
+            if is_for_children && around.oracle.head(&branch).is_none() {
+                return;
+            }
             around.tell(format!("node {number} wakes {}", branch.branch));
             let outcome = node.wake(&branch, around);
             return around.tell(format!("  {outcome:?}"));
@@ -174,7 +183,15 @@ impl<'f> World<'f> {
         let outcome = match (live.upload.is_some(), live.stopped) {
             (true, _) if choice < 60 => {
                 around.tell(format!("node {number} goes on uploading {}", branch.branch));
-                node.advance_upload(&branch, around)
+                let phases = around.random.random_range(1..5);
+                let mut outcome = Ok(());
+                for _ in 0..phases {
+                    let is_under_way = node.live.get(&branch).is_some_and(|live| live.upload.is_some());
+                    if outcome.is_ok() && is_under_way {
+                        outcome = node.advance_upload(&branch, around);
+                    }
+                }
+                outcome
             }
             (false, true) if choice < 40 && !live.in_doubt && !is_fenced => {
                 around.tell(format!("node {number} suspends {} once more", branch.branch));
@@ -219,8 +236,8 @@ impl<'f> World<'f> {
         }
     }
 
-    fn on_every_branch(&mut self, number: usize, what: &str) {
-        self.around.tell(format!("node {number} {what} its leases"));
+    fn renew(&mut self, number: usize) {
+        self.around.tell(format!("node {number} renews its leases"));
         let names: Vec<BranchRef> = self.nodes[number].live.keys().cloned().collect();
         for name in names {
             let outcome = self.nodes[number].renew(&name, &mut self.around);
@@ -352,7 +369,7 @@ impl<'f> World<'f> {
 
     fn jump(&mut self) {
         let grace = LEAST_GRACE;
-        let jumps = [LEASE / 3, LEASE * 2, grace.mul_f64(0.3), grace.mul_f64(1.1), grace.mul_f64(2.5)];
+        let jumps = [LEASE / 3, LEASE * 2, grace.mul_f64(0.3), grace.mul_f64(1.1), grace.mul_f64(1.1), grace.mul_f64(2.5)];
         let jump = jumps[self.around.random.random_range(0..jumps.len())];
         self.around.tell(format!("{jump:?} pass"));
         self.pass(jump);
@@ -403,7 +420,7 @@ impl<'f> World<'f> {
                 // It may be killed again on the way.
                 let _ = self.nodes[number].restart(&mut self.around);
             }
-            self.on_every_branch(number, "renews");
+            self.renew(number);
             self.look();
         }
         for round in 0..3 {
