@@ -34,7 +34,7 @@ pub(crate) struct Faults {
     pub before: f64,
     /// Requests carried out whose answer is an error.
     pub after: f64,
-    /// Puts whose answer is an error and which are still under way; other requests are refused.
+    /// Puts whose answer is an error and which are still under way. Other requests are answered.
     pub late: f64,
     /// How long requests take.
     pub delay: Delay,
@@ -125,9 +125,13 @@ impl SimulatedStore {
         }))
     }
 
+    pub(crate) fn faults(&self) -> Faults {
+        *self.0.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether requests through this door may fail.
     pub(crate) fn is_failing(&self) -> bool {
-        let faults = *self.0.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        let faults = self.faults();
         self.0.away.load(Ordering::Relaxed) || faults.before + faults.after + faults.late > 0.0
     }
 
@@ -255,10 +259,10 @@ impl SimulatedStore {
 }
 
 impl SimulatedStore {
-    /// As [`SimulatedStore::arrive`], for requests that are not waited for once they failed: none is late.
-    async fn arrive_at_once(&self) -> Result<Fate> {
+    /// As [`SimulatedStore::arrive`], for what is no put: none is late.
+    async fn arrive_in_time(&self) -> Result<Fate> {
         match self.arrive().await? {
-            Fate::Late => Err(refusal(503, "before")),
+            Fate::Late => Ok(Fate::Answered),
             fate => Ok(fate),
         }
     }
@@ -348,7 +352,12 @@ impl ObjectStore for SimulatedStore {
         let shared = &self.0.shared;
         if fate == Fate::Late {
             let put = Put { location: location.clone(), payload, options };
-            shared.late.lock().unwrap_or_else(PoisonError::into_inner).push(put);
+            let mut late = shared.late.lock().unwrap_or_else(PoisonError::into_inner);
+            // An attempt that repeats another changes nothing that the other does not.
+            let is_known = |other: &Put| other.location == put.location && Bytes::from(other.payload.clone()) == Bytes::from(put.payload.clone());
+            if !late.iter().any(is_known) {
+                late.push(put);
+            }
             return Err(refusal(503, "before"));
         }
         lose(fate, shared.put(location, payload, options).await)
@@ -362,7 +371,7 @@ impl ObjectStore for SimulatedStore {
     }
 
     async fn get_opts(&self, location: &ObjectPath, options: GetOptions) -> Result<GetResult> {
-        let fate = self.arrive_at_once().await?;
+        let fate = self.arrive_in_time().await?;
         let answer = self.0.shared.objects.get_opts(location, options).await;
         // Memory has an error of its own for a range that begins after the end, where a server answers 416.
         let answer = answer.map_err(|error| match error {
@@ -380,7 +389,7 @@ impl ObjectStore for SimulatedStore {
         let delete = move |location: Result<ObjectPath>| {
             let store = store.clone();
             async move {
-                let (location, fate) = (location?, store.arrive_at_once().await?);
+                let (location, fate) = (location?, store.arrive_in_time().await?);
                 lose(fate, store.0.shared.objects.delete(&location).await.map(|()| location))
             }
         };
@@ -390,7 +399,7 @@ impl ObjectStore for SimulatedStore {
     fn list(&self, prefix: Option<&ObjectPath>) -> BoxStream<'static, Result<ObjectMeta>> {
         let (store, prefix) = (self.clone(), prefix.cloned());
         let all = async move {
-            let fate = store.arrive_at_once().await?;
+            let fate = store.arrive_in_time().await?;
             let found: Vec<_> = store.0.shared.objects.list(prefix.as_ref()).try_collect().await?;
             let dated: Vec<_> = found.into_iter().map(|meta| Ok(store.0.shared.dated(meta))).collect();
             lose(fate, Ok(stream::iter(dated)))
@@ -399,12 +408,12 @@ impl ObjectStore for SimulatedStore {
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&ObjectPath>) -> Result<ListResult> {
-        let fate = self.arrive_at_once().await?;
+        let fate = self.arrive_in_time().await?;
         lose(fate, self.0.shared.objects.list_with_delimiter(prefix).await)
     }
 
     async fn copy_opts(&self, from: &ObjectPath, to: &ObjectPath, options: CopyOptions) -> Result<()> {
-        let fate = self.arrive_at_once().await?;
+        let fate = self.arrive_in_time().await?;
         lose(fate, self.0.shared.objects.copy_opts(from, to, options).await)
     }
 }

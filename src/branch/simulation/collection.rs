@@ -3,7 +3,7 @@
 use super::node::Around;
 use super::planted::Planted;
 use super::world::block_on;
-use crate::model::{Clock, Entropy};
+use crate::model::{Clock, Entropy, UnixMs};
 use crate::store::collect::{CollectError, Collector, Condemned, LEAST_GRACE, Progress, Review, Sentence, Survey};
 use crate::store::simulated::SimulatedStore;
 use crate::store::{Catalog, Store, StoreError};
@@ -11,6 +11,7 @@ use tokio::runtime::Runtime;
 
 /// Objects deleted between two steps.
 const BATCH: usize = 3;
+const GRACE_MS: UnixMs = LEAST_GRACE.as_millis() as UnixMs;
 
 enum Stage {
     Idle,
@@ -23,16 +24,17 @@ pub(super) struct SimulatedCollector {
     collector: Collector,
     planted: Planted,
     stage: Stage,
-    /// With the planted bug: what was read before the last list was put.
-    before: Option<Survey>,
+    clock: Clock,
+    /// With the planted bug: what was read before the last list was put, and when that was.
+    before: Option<(UnixMs, Survey)>,
 }
 
 impl SimulatedCollector {
     pub(super) fn new(door: SimulatedStore, clock: Clock, seed: u64, planted: Planted) -> Self {
         let entropy = Entropy::seeded(seed);
         let catalog = Catalog::new(Store::simulated(&door, &entropy), entropy);
-        let collector = Collector::new(catalog, clock, LEAST_GRACE).expect("it is the least");
-        SimulatedCollector { door, collector, planted, stage: Stage::Idle, before: None }
+        let collector = Collector::new(catalog, clock.clone(), LEAST_GRACE).expect("it is the least");
+        SimulatedCollector { door, collector, planted, stage: Stage::Idle, clock, before: None }
     }
 
     /// The process dies: what it had read is gone.
@@ -66,11 +68,12 @@ impl SimulatedCollector {
     async fn next(&mut self, stage: Stage, around: &mut Around) -> Result<Stage, CollectError> {
         let collector = &self.collector;
         Ok(match stage {
+            Stage::Idle if self.before.as_ref().is_some_and(|(put_ms, _)| self.clock.now() < put_ms + GRACE_MS) => Stage::Idle,
             Stage::Idle => {
                 let review = collector.review(collector.store_time().await?).await?;
                 let survey = match self.before.take() {
                     // The bug: what was read before the list was put still counts.
-                    Some(before) => before,
+                    Some((_, before)) => before,
                     None => collector.survey(&review).await?,
                 };
                 around.tell(format!("  {} pieces of garbage", survey.garbage.len()));
@@ -90,7 +93,7 @@ impl SimulatedCollector {
             Stage::Surveyed { review, survey, sentence: None } => {
                 let condemned = collector.condemn(&review, &survey).await?;
                 if self.planted == Planted::PinsBeforeCondemning && condemned.is_some() {
-                    self.before = Some(survey);
+                    self.before = Some((self.clock.now(), survey));
                     return Ok(Stage::Idle);
                 }
                 condemned.map_or(Stage::Idle, Stage::Condemned)

@@ -18,6 +18,7 @@ use crate::store::simulated::{Faults, SimulatedStore};
 use crate::store::{Catalog, Created, Held, Lookup, Store, StoreError};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -98,6 +99,8 @@ pub(super) struct Node<'f> {
     pub hold: Hold,
     pub entropy: Entropy,
     pub is_up: bool,
+    /// Its last put was given up, since the network broke under it.
+    was_cut_off: Cell<bool>,
     pub planted: Planted,
     places: BTreeMap<BranchId, Place<'f>>,
     pub live: BTreeMap<BranchRef, Live<'f>>,
@@ -114,18 +117,33 @@ impl<'f> Node<'f> {
         let catalog = Catalog::new(Store::simulated(&door, &entropy), entropy.clone());
         let hold = Hold { catalog, node: NodeId::random(&entropy), clock, lease: LEASE };
         let (places, live) = (BTreeMap::new(), BTreeMap::new());
-        Node { fixture, door, pages, hold, entropy, is_up: true, planted, places, live }
+        let was_cut_off = Cell::new(false);
+        Node { fixture, door, pages, hold, entropy, is_up: true, was_cut_off, planted, places, live }
     }
 
     pub(super) fn wait<T>(&self, request: impl Future<Output = T>) -> T {
         block_on(&self.fixture.runtime, request)
     }
 
+    /// Waits for a put of a head, in the middle of which the network may break: then it is given up, and arrives some day or never.
+    pub(super) fn wait_put<T>(&self, request: impl Future<Output = T>, around: &mut Around) -> T {
+        let breaks = around.chance(8);
+        let faults = self.door.faults();
+        if breaks {
+            around.tell("  the network breaks".to_owned());
+            self.door.set_faults(Faults { late: 1.0, ..Faults::default() });
+        }
+        let outcome = self.wait(request);
+        self.door.set_faults(faults);
+        self.was_cut_off.set(breaks);
+        outcome
+    }
+
     /// An error of the store that it may give: a request fails only while the store does, and nothing that is named is missing or damaged.
     pub(super) fn tolerate(&self, error: StoreError, around: &mut Around) -> Trouble {
         match &error {
             StoreError::Conflict { .. } => {}
-            StoreError::Unavailable { .. } if self.door.is_failing() => {}
+            StoreError::Unavailable { .. } if self.was_cut_off.replace(false) || self.door.is_failing() => {}
             _ => panic!("seed {}: a store that is in order answers: {error}", around.seed),
         }
         around.tell(format!("  {error}"));
@@ -171,7 +189,7 @@ impl<'f> Node<'f> {
         (head.holder, head.dirty) = (Some(self.hold.holder()), true);
         self.claim(&head);
         self.may_die(around)?;
-        match self.wait(self.hold.catalog.create_branch(head.clone())) {
+        match self.wait_put(self.hold.catalog.create_branch(head.clone()), around) {
             Ok(Created::New(held)) => {
                 self.may_die(around)?;
                 self.begin(held, around)
@@ -192,7 +210,7 @@ impl<'f> Node<'f> {
         next.epoch += 1;
         self.claim(&next);
         self.may_die(around)?;
-        let held = self.wait(self.hold.take(&held)).map_err(|e| self.tolerate(e, around))?;
+        let held = self.wait_put(self.hold.take(&held), around).map_err(|e| self.tolerate(e, around))?;
         self.may_die(around)?;
         self.begin(held, around)
     }
@@ -356,13 +374,13 @@ impl<'f> Node<'f> {
 
     /// Renews the lease. A branch that is another's by now is let go.
     pub(super) fn renew(&mut self, branch: &BranchRef, around: &mut Around) -> Result<(), Trouble> {
-        let outcome = match self.live.get_mut(branch) {
-            Some(live) if !live.in_doubt => {
-                block_on(&self.fixture.runtime, self.hold.update(&mut live.held, |_| ()))
-            }
-            // Nothing may touch a head whose last put is in doubt.
-            _ => return Ok(()),
-        };
+        // Nothing may touch a head whose last put is in doubt.
+        if self.live.get(branch).is_none_or(|live| live.in_doubt) {
+            return Ok(());
+        }
+        let mut live = self.live.remove(branch).expect("it is up");
+        let outcome = self.wait_put(self.hold.update(&mut live.held, |_| ()), around);
+        self.live.insert(branch.clone(), live);
         self.heed(branch, outcome, around)
     }
 

@@ -169,11 +169,11 @@ impl Node<'_> {
         let outcome = match snapshot {
             Some(snapshot) => {
                 let put = self.hold.publish_upload(&mut live.held, (reference, own_bytes, began_ms));
-                self.wait(put).map(|()| snapshot.published(layers))
+                self.wait_put(put, around).map(|()| snapshot.published(layers))
             }
             None => {
                 live.in_doubt = true;
-                let put = self.wait(self.hold.publish_suspend(&live.held, reference, own_bytes));
+                let put = self.wait_put(self.hold.publish_suspend(&live.held, reference, own_bytes), around);
                 if put.is_ok() {
                     self.live.insert(branch.clone(), live);
                     let id = self.live[branch].held.head.id.clone();

@@ -342,11 +342,12 @@ impl<'f> World<'f> {
             pinned.pin.check(now)?;
             catalog.create_branch(fork.child.clone()).await
         };
-        let put = node.wait(put);
+        let put = node.wait_put(put, &mut self.around);
         self.around.tell(format!("  puts the head of {}: {}", fork.child.name, put.is_ok()));
         match put {
             // What is left of a child that failed is over some day.
             Err(StoreError::Condemned { .. }) => {}
+            Err(StoreError::Unavailable { reason, .. }) if reason.contains("made and deleted") => {}
             Err(error) => drop(node.tolerate(error, &mut self.around)),
             Ok(_) => {
                 let unpinned = node.wait(catalog.unpin(&pinned.pin));
