@@ -180,6 +180,12 @@ impl Node<'_> {
                     self.clear(branch, &id);
                     return Ok(());
                 }
+                if around.chance(40) {
+                    self.live.insert(branch.clone(), live);
+                    let power_cut = around.chance(50);
+                    self.crash(power_cut, around);
+                    return Err(Trouble::Died);
+                }
                 // Whatever it says: `settle` finds out.
                 put.map(|_| ()).map_err(HoldError::Store)
             }

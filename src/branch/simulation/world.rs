@@ -139,6 +139,16 @@ impl<'f> World<'f> {
         branch(NAMES[self.around.random.random_range(0..NAMES.len())])
     }
 
+    /// A branch whose head is as `wanted`, if there is one; now and then another.
+    fn some_branch_that(&mut self, wanted: impl Fn(Option<&BranchHead>) -> bool) -> BranchRef {
+        let is_wanted = |name: &&&str| wanted(self.around.oracle.head(&branch(name)));
+        let names: Vec<&str> = NAMES.iter().filter(is_wanted).copied().collect();
+        match names.is_empty() || self.around.chance(10) {
+            true => self.some_branch(),
+            false => branch(names[self.around.random.random_range(0..names.len())]),
+        }
+    }
+
     fn step(&mut self) {
         let number = self.around.random.random_range(0..NODES);
         match self.around.random.random_range(0..100) {
@@ -159,7 +169,10 @@ impl<'f> World<'f> {
     fn use_branch(&mut self, number: usize) {
         let live: Vec<BranchRef> = self.nodes[number].live.keys().cloned().collect();
         let branch = match live.is_empty() || self.around.chance(20) {
-            true => self.some_branch(),
+            true => {
+                let node = self.nodes[number].hold.node.clone();
+                self.some_branch_that(|head| head.is_none_or(|head| !head.dirty || head.is_held_by(&node)))
+            }
             false => live[self.around.random.random_range(0..live.len())].clone(),
         };
         let (node, around) = (&mut self.nodes[number], &mut self.around);
@@ -181,7 +194,7 @@ impl<'f> World<'f> {
         let is_fenced = !around.oracle.holds(&live.held.head, &branch);
         let choice = around.random.random_range(0..100);
         let outcome = match (live.upload.is_some(), live.stopped) {
-            (true, _) if choice < 60 => {
+            (true, _) if choice < 70 => {
                 around.tell(format!("node {number} goes on uploading {}", branch.branch));
                 let phases = around.random.random_range(1..5);
                 let mut outcome = Ok(());
@@ -203,19 +216,19 @@ impl<'f> World<'f> {
                 node.settle(&branch, around)
             }
             (..) if is_fenced => node.renew(&branch, around),
-            (_, false) if choice < 80 => {
+            (_, false) if choice < 50 => {
                 let steps = around.random.random_range(1..6);
                 around.tell(format!("node {number} changes {} {steps} times", branch.branch));
                 (0..steps).for_each(|_| live.run.step());
                 live.changes += steps;
                 Ok(())
             }
-            (false, _) if choice < 87 => {
+            (false, _) if choice < 68 => {
                 around.tell(format!("node {number} uploads {} awake", branch.branch));
                 node.begin_upload(&branch, around);
                 Ok(())
             }
-            (_, false) if choice < 95 => {
+            (_, false) if choice < 94 => {
                 around.tell(format!("node {number} suspends {}", branch.branch));
                 node.begin_suspend(&branch, around);
                 Ok(())
@@ -257,7 +270,7 @@ impl<'f> World<'f> {
 
     /// An operator takes a branch from a node that seems to be gone.
     fn release(&mut self, number: usize) {
-        let branch = self.some_branch();
+        let branch = self.some_branch_that(|head| head.is_some_and(|head| head.dirty));
         let Some(head) = self.around.oracle.head(&branch).cloned() else { return };
         let hold = &self.nodes[number].hold;
         let now = hold.clock.now();
@@ -281,7 +294,7 @@ impl<'f> World<'f> {
     }
 
     fn delete(&mut self, number: usize) {
-        let branch = self.some_branch();
+        let branch = self.some_branch_that(|head| head.is_some_and(|head| !head.dirty));
         let node = &self.nodes[number];
         if self.planted == Planted::CreateIfAbsentAsFence {
             let Some(head) = self.around.oracle.head(&branch).filter(|head| !head.dirty) else { return };
@@ -308,7 +321,8 @@ impl<'f> World<'f> {
     /// A child's next step: its parent's head, its pin, its own head, the end of the pin.
     fn fork(&mut self, number: usize) {
         if self.forks.is_empty() || self.around.chance(25) {
-            let (parent, child) = (self.some_branch(), self.some_branch());
+            let parent = self.some_branch_that(|head| head.is_some_and(|head| head.manifest.is_some()));
+            let child = self.some_branch_that(|head| head.is_none());
             let node = &self.nodes[number];
             let catalog = &node.hold.catalog;
             let read = async {
