@@ -37,6 +37,11 @@ impl SimulatedCollector {
         SimulatedCollector { door, collector, planted, stage: Stage::Idle, clock, before: None }
     }
 
+    /// Whether it has found `key` to be garbage, and not yet told anybody.
+    pub(super) fn is_about_to_condemn(&self, key: &str) -> bool {
+        matches!(&self.stage, Stage::Surveyed { survey, .. } if survey.garbage.contains_key(key))
+    }
+
     /// The process dies: what it had read is gone.
     pub(super) fn die(&mut self) {
         self.stage = Stage::Idle;

@@ -42,6 +42,7 @@ pub(super) fn block_on<T>(runtime: &Runtime, request: impl Future<Output = T>) -
 /// A child that is on its way from its parent's head to its own.
 struct Fork {
     node: usize,
+    parent: BranchRef,
     child: BranchHead,
     reference: ManifestRef,
     pinned: Option<Pinned>,
@@ -150,19 +151,44 @@ impl<'f> World<'f> {
     }
 
     fn step(&mut self) {
+        if self.chase_a_child() {
+            return;
+        }
         let number = self.around.random.random_range(0..NODES);
         match self.around.random.random_range(0..100) {
             0..43 => self.use_branch(number),
             43..47 => self.renew(number),
             47..49 => self.die(number),
             49..53 => self.release(number),
-            53..59 => self.delete(number),
+            53..59 => {
+                let branch = self.some_branch_that(|head| head.is_some_and(|head| !head.dirty));
+                self.delete(number, branch);
+            }
             59..71 => self.fork(number),
             71..85 => self.collect(),
             85..91 => self.jump(),
             91..95 => self.change_faults(number),
             _ => drop(self.land()),
         }
+    }
+
+    /// What children fear happens more often than by chance: their parent goes before they pinned, and they pin right before a list is put.
+    fn chase_a_child(&mut self) -> bool {
+        let Some(which) = self.forks.iter().position(|fork| fork.pinned.is_none()) else { return false };
+        let Fork { node, parent, reference, .. } = &self.forks[which];
+        let head = self.around.oracle.head(parent);
+        let is_named = head.is_some_and(|head| head.manifest.as_ref() == Some(reference));
+        let is_free = head.is_some_and(|head| !head.dirty);
+        if self.collectors.iter().any(|collector| collector.is_about_to_condemn(&reference.key)) && self.around.chance(40) {
+            self.advance_fork(which);
+            return true;
+        }
+        if is_named && is_free && self.around.chance(15) {
+            let (number, parent) = (*node, parent.clone());
+            self.delete(number, parent);
+            return true;
+        }
+        false
     }
 
     /// The node's next step with a branch: up, on, or down.
@@ -293,8 +319,7 @@ impl<'f> World<'f> {
         }
     }
 
-    fn delete(&mut self, number: usize) {
-        let branch = self.some_branch_that(|head| head.is_some_and(|head| !head.dirty));
+    fn delete(&mut self, number: usize, branch: BranchRef) {
         let node = &self.nodes[number];
         if self.planted == Planted::CreateIfAbsentAsFence {
             let Some(head) = self.around.oracle.head(&branch).filter(|head| !head.dirty) else { return };
@@ -335,9 +360,13 @@ impl<'f> World<'f> {
             let mut new = new_head(&child, next_epoch, node.fixture, &node.entropy, now);
             new.manifest = Some(reference.clone());
             self.around.tell(format!("node {number} begins {} as a child of {}", child.branch, parent.branch));
-            return self.forks.push(Fork { node: number, child: new, reference, pinned: None });
+            return self.forks.push(Fork { node: number, parent, child: new, reference, pinned: None });
         }
         let which = self.around.random.random_range(0..self.forks.len());
+        self.advance_fork(which);
+    }
+
+    fn advance_fork(&mut self, which: usize) {
         let mut fork = self.forks.swap_remove(which);
         let node = &self.nodes[fork.node];
         let (catalog, now) = (&node.hold.catalog, node.hold.clock.now());
