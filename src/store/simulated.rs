@@ -354,7 +354,9 @@ impl ObjectStore for SimulatedStore {
             let put = Put { location: location.clone(), payload, options };
             let mut late = shared.late.lock().unwrap_or_else(PoisonError::into_inner);
             // An attempt that repeats another changes nothing that the other does not.
-            let is_known = |other: &Put| other.location == put.location && Bytes::from(other.payload.clone()) == Bytes::from(put.payload.clone());
+            let is_known = |other: &Put| {
+                other.location == put.location && Bytes::from(other.payload.clone()) == Bytes::from(put.payload.clone())
+            };
             if !late.iter().any(is_known) {
                 late.push(put);
             }

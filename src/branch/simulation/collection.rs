@@ -15,7 +15,7 @@ const GRACE_MS: UnixMs = LEAST_GRACE.as_millis() as UnixMs;
 
 enum Stage {
     Idle,
-    Surveyed { review: Review, survey: Survey, sentence: Option<Sentence> },
+    Surveyed { review: Box<Review>, survey: Box<Survey>, sentence: Option<Sentence> },
     Condemned(Condemned),
 }
 
@@ -26,7 +26,7 @@ pub(super) struct SimulatedCollector {
     stage: Stage,
     clock: Clock,
     /// With the planted bug: what was read before the last list was put, and when that was.
-    before: Option<(UnixMs, Survey)>,
+    before: Option<(UnixMs, Box<Survey>)>,
 }
 
 impl SimulatedCollector {
@@ -73,13 +73,15 @@ impl SimulatedCollector {
     async fn next(&mut self, stage: Stage, around: &mut Around) -> Result<Stage, CollectError> {
         let collector = &self.collector;
         Ok(match stage {
-            Stage::Idle if self.before.as_ref().is_some_and(|(put_ms, _)| self.clock.now() < put_ms + GRACE_MS) => Stage::Idle,
+            Stage::Idle if self.before.as_ref().is_some_and(|(put_ms, _)| self.clock.now() < put_ms + GRACE_MS) => {
+                Stage::Idle
+            }
             Stage::Idle => {
-                let review = collector.review(collector.store_time().await?).await?;
+                let review = Box::new(collector.review(collector.store_time().await?).await?);
                 let survey = match self.before.take() {
                     // The bug: what was read before the list was put still counts.
                     Some((_, before)) => before,
-                    None => collector.survey(&review).await?,
+                    None => Box::new(collector.survey(&review).await?),
                 };
                 around.tell(format!("  {} pieces of garbage", survey.garbage.len()));
                 let sentence = Some(collector.sentence(&review, &survey));

@@ -295,9 +295,9 @@ impl<'f> Node<'f> {
             self.confirm(&mut held, around)?;
         }
         let manifest = match held.head.start_manifest() {
-            Some(reference) => Some(
-                self.wait(self.hold.catalog.branch_manifest(reference)).map_err(|e| self.tolerate(e, around))?,
-            ),
+            Some(reference) => {
+                Some(self.wait(self.hold.catalog.branch_manifest(reference)).map_err(|e| self.tolerate(e, around))?)
+            }
             None => None,
         };
         let place = self.places.get_mut(&held.head.id).expect("it has a note");
@@ -345,7 +345,8 @@ impl<'f> Node<'f> {
 
     /// `Branches::adopt`: what is this node's is taken up, what is not is cleared or set aside.
     pub(super) fn restart(&mut self, around: &mut Around) -> Result<(), Trouble> {
-        let places: Vec<(BranchId, Note)> = self.places.iter().map(|(id, place)| (id.clone(), place.note.clone())).collect();
+        let places: Vec<(BranchId, Note)> =
+            self.places.iter().map(|(id, place)| (id.clone(), place.note.clone())).collect();
         self.hold.catalog = Catalog::new(Store::simulated(&self.door, &self.entropy), self.entropy.clone());
         for (id, note) in &places {
             let head = self.wait(self.hold.catalog.branch_head(&note.branch));

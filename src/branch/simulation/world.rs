@@ -179,7 +179,9 @@ impl<'f> World<'f> {
         let head = self.around.oracle.head(parent);
         let is_named = head.is_some_and(|head| head.manifest.as_ref() == Some(reference));
         let is_free = head.is_some_and(|head| !head.dirty);
-        if self.collectors.iter().any(|collector| collector.is_about_to_condemn(&reference.key)) && self.around.chance(40) {
+        if self.collectors.iter().any(|collector| collector.is_about_to_condemn(&reference.key))
+            && self.around.chance(40)
+        {
             self.advance_fork(which);
             return true;
         }
@@ -413,7 +415,8 @@ impl<'f> World<'f> {
 
     fn jump(&mut self) {
         let grace = LEAST_GRACE;
-        let jumps = [LEASE / 3, LEASE * 2, grace.mul_f64(0.3), grace.mul_f64(1.1), grace.mul_f64(1.1), grace.mul_f64(2.5)];
+        let jumps =
+            [LEASE / 3, LEASE * 2, grace.mul_f64(0.3), grace.mul_f64(1.1), grace.mul_f64(1.1), grace.mul_f64(2.5)];
         let jump = jumps[self.around.random.random_range(0..jumps.len())];
         self.around.tell(format!("{jump:?} pass"));
         self.pass(jump);
