@@ -26,6 +26,8 @@
 //! `planted` holds the bugs that it must find. `OFFSHOOT_SEED=<n>` replays one seed and tells every step, `OFFSHOOT_SEEDS=<n>` plays so many of each test.
 
 mod collection;
+mod forks;
+mod heads;
 mod node;
 mod oracle;
 mod planted;

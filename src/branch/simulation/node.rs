@@ -4,12 +4,13 @@
 //! A place survives the process; its disk obeys `SimulatedDisk`. What a place's volume may be after a crash is told by the
 //! `Run` that wrote it, which stays with the place as its remains.
 
+use super::heads::{branch_of, new_head};
 use super::oracle::{Oracle, Upload};
 use super::planted::Planted;
 use super::uploads::Uploading;
-use super::world::{block_on, project};
+use super::world::block_on;
 use crate::branch::hold::{Hold, HoldError, Settled};
-use crate::model::{BranchHead, BranchId, BranchManifest, BranchRef, Clock, Entropy, NodeId, Nonce, PAGE_SIZE};
+use crate::model::{BranchHead, BranchId, BranchManifest, BranchRef, Clock, Entropy, NodeId, PAGE_SIZE};
 use crate::pageserver::SimulatedDisk;
 use crate::pageserver::tests::changes::Run;
 use crate::pageserver::tests::fixture::Fixture;
@@ -468,34 +469,5 @@ impl<'f> Node<'f> {
     /// Pages come without faults from here on: what blocks a thread has no time to wait in.
     pub(super) fn calm_pages(&self) {
         self.pages.set_faults(Faults::default());
-    }
-}
-
-pub(super) fn branch_of(head: &BranchHead) -> BranchRef {
-    BranchRef { project: head.project.clone(), branch: head.name.clone() }
-}
-
-/// The head of a new branch of the base, held by nobody.
-pub(super) fn new_head(branch: &BranchRef, epoch: u64, fixture: &Fixture, entropy: &Entropy, now: u64) -> BranchHead {
-    BranchHead {
-        format: BranchHead::FORMAT,
-        nonce: Nonce::random(entropy),
-        project: project(),
-        name: branch.branch.clone(),
-        id: BranchId::random(entropy),
-        base: fixture.staged.id.clone(),
-        base_version: 1,
-        epoch,
-        seq: 1,
-        holder: None,
-        dirty: false,
-        manifest: None,
-        epoch_start: None,
-        saved_at_ms: 0,
-        parent: "base 1".to_owned(),
-        created_at_ms: now,
-        used_at_ms: now,
-        own_bytes: 0,
-        deleted_at_ms: None,
     }
 }

@@ -1,17 +1,18 @@
 //! The whole of one history: the store, the nodes on it, collectors, an operator, children under way, and the order in which the seed lets them act.
 
 use super::collection::SimulatedCollector;
-use super::node::{Around, LEASE, Node, Trouble, new_head};
+use super::forks::Fork;
+use super::node::{Around, LEASE, Node, Trouble};
 use super::oracle::Oracle;
 use super::planted::Planted;
 use super::template::Template;
 use crate::branch::error::BranchError;
 use crate::branch::hold::{Released, release};
-use crate::model::{BranchHead, BranchRef, Clock, ManifestRef, ProjectName};
+use crate::model::{BranchHead, BranchRef, Clock, ProjectName};
 use crate::pageserver::tests::fixture::Fixture;
 use crate::store::collect::LEAST_GRACE;
 use crate::store::simulated::{Delay, Faults, SimulatedStore};
-use crate::store::{Deletion, Lookup, Pinned, StoreError, keys};
+use crate::store::{Deletion, keys};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::sync::Arc;
@@ -39,23 +40,14 @@ pub(super) fn block_on<T>(runtime: &Runtime, request: impl Future<Output = T>) -
     runtime.block_on(request)
 }
 
-/// A child that is on its way from its parent's head to its own.
-struct Fork {
-    node: usize,
-    parent: BranchRef,
-    child: BranchHead,
-    reference: ManifestRef,
-    pinned: Option<Pinned>,
-}
-
 pub(super) struct World<'f> {
     runtime: Arc<Runtime>,
     store: SimulatedStore,
     clocks: Vec<Arc<AtomicU64>>,
-    nodes: Vec<Node<'f>>,
-    collectors: Vec<SimulatedCollector>,
-    forks: Vec<Fork>,
-    around: Around,
+    pub(super) nodes: Vec<Node<'f>>,
+    pub(super) collectors: Vec<SimulatedCollector>,
+    pub(super) forks: Vec<Fork>,
+    pub(super) around: Around,
     planted: Planted,
     /// Something was deleted or published since reachability was looked at.
     unchecked: bool,
@@ -141,7 +133,7 @@ impl<'f> World<'f> {
     }
 
     /// A branch whose head is as `wanted`, if there is one; now and then another.
-    fn some_branch_that(&mut self, wanted: impl Fn(Option<&BranchHead>) -> bool) -> BranchRef {
+    pub(super) fn some_branch_that(&mut self, wanted: impl Fn(Option<&BranchHead>) -> bool) -> BranchRef {
         let is_wanted = |name: &&&str| wanted(self.around.oracle.head(&branch(name)));
         let names: Vec<&str> = NAMES.iter().filter(is_wanted).copied().collect();
         match names.is_empty() || self.around.chance(10) {
@@ -170,27 +162,6 @@ impl<'f> World<'f> {
             91..95 => self.change_faults(number),
             _ => drop(self.land()),
         }
-    }
-
-    /// What children fear happens more often than by chance: their parent goes before they pinned, and they pin right before a list is put.
-    fn chase_a_child(&mut self) -> bool {
-        let Some(which) = self.forks.iter().position(|fork| fork.pinned.is_none()) else { return false };
-        let Fork { node, parent, reference, .. } = &self.forks[which];
-        let head = self.around.oracle.head(parent);
-        let is_named = head.is_some_and(|head| head.manifest.as_ref() == Some(reference));
-        let is_free = head.is_some_and(|head| !head.dirty);
-        if self.collectors.iter().any(|collector| collector.is_about_to_condemn(&reference.key))
-            && self.around.chance(40)
-        {
-            self.advance_fork(which);
-            return true;
-        }
-        if is_named && is_free && self.around.chance(15) {
-            let (number, parent) = (*node, parent.clone());
-            self.delete(number, parent);
-            return true;
-        }
-        false
     }
 
     /// The node's next step with a branch: up, on, or down.
@@ -321,7 +292,7 @@ impl<'f> World<'f> {
         }
     }
 
-    fn delete(&mut self, number: usize, branch: BranchRef) {
+    pub(super) fn delete(&mut self, number: usize, branch: BranchRef) {
         let node = &self.nodes[number];
         if self.planted == Planted::CreateIfAbsentAsFence {
             let Some(head) = self.around.oracle.head(&branch).filter(|head| !head.dirty) else { return };
@@ -342,64 +313,6 @@ impl<'f> World<'f> {
             }
             Ok(Deletion::Held(_)) => {}
             Err(error) => drop(node.tolerate(error, &mut self.around)),
-        }
-    }
-
-    /// A child's next step: its parent's head, its pin, its own head, the end of the pin.
-    fn fork(&mut self, number: usize) {
-        if self.forks.is_empty() || self.around.chance(25) {
-            let parent = self.some_branch_that(|head| head.is_some_and(|head| head.manifest.is_some()));
-            let child = self.some_branch_that(|head| head.is_none());
-            let node = &self.nodes[number];
-            let catalog = &node.hold.catalog;
-            let read = async {
-                let head = catalog.branch_head(&parent).await?.map(|held| held.head);
-                Ok::<_, StoreError>((head, catalog.look_up(&child).await?))
-            };
-            let Ok((Some(head), Lookup::Vacant { next_epoch })) = node.wait(read) else { return };
-            let Some(reference) = head.manifest else { return };
-            let now = node.hold.clock.now();
-            let mut new = new_head(&child, next_epoch, node.fixture, &node.entropy, now);
-            new.manifest = Some(reference.clone());
-            self.around.tell(format!("node {number} begins {} as a child of {}", child.branch, parent.branch));
-            return self.forks.push(Fork { node: number, parent, child: new, reference, pinned: None });
-        }
-        let which = self.around.random.random_range(0..self.forks.len());
-        self.advance_fork(which);
-    }
-
-    fn advance_fork(&mut self, which: usize) {
-        let mut fork = self.forks.swap_remove(which);
-        let node = &self.nodes[fork.node];
-        let (catalog, now) = (&node.hold.catalog, node.hold.clock.now());
-        let Some(pinned) = fork.pinned.take() else {
-            let pinned = node.wait(catalog.pin(&fork.reference, &fork.child.id, now));
-            self.around.tell(format!("  pins for {}: {}", fork.child.name, pinned.is_ok()));
-            match pinned {
-                Ok(pinned) => self.forks.push(Fork { pinned: Some(pinned), ..fork }),
-                // What it read of its parent is old.
-                Err(StoreError::Condemned { .. } | StoreError::Missing { .. }) => {}
-                Err(error) => drop(node.tolerate(error, &mut self.around)),
-            }
-            return;
-        };
-        let put = async {
-            pinned.pin.check(now)?;
-            catalog.create_branch(fork.child.clone()).await
-        };
-        let put = node.wait_put(put, &mut self.around);
-        self.around.tell(format!("  puts the head of {}: {}", fork.child.name, put.is_ok()));
-        match put {
-            // What is left of a child that failed is over some day.
-            Err(StoreError::Condemned { .. }) => {}
-            Err(StoreError::Unavailable { reason, .. }) if reason.contains("made and deleted") => {}
-            Err(error) => drop(node.tolerate(error, &mut self.around)),
-            Ok(_) => {
-                let unpinned = node.wait(catalog.unpin(&pinned.pin));
-                if let Err(error) = unpinned {
-                    node.tolerate(error, &mut self.around);
-                }
-            }
         }
     }
 
