@@ -89,6 +89,12 @@ impl Hold {
         Err(HoldError::Lost)
     }
 
+    /// Takes up again what a former process of this node held. Its last put may still be on its way, a suspend's too: the head is replaced
+    /// by itself before anything is written, so that such a put can only fail.
+    pub(crate) async fn confirm(&self, held: &mut Held) -> Result<(), HoldError> {
+        self.update(held, |_| ()).await
+    }
+
     /// Names in the head what was uploaded of a branch that goes on being written here.
     pub(crate) async fn publish_upload(
         &self,
@@ -134,6 +140,14 @@ impl Hold {
                 },
                 Some(now) if now.head.id == held.head.id && now.head.epoch == held.head.epoch && !now.head.dirty => {
                     return Ok(Settled::Asleep);
+                }
+                // An earlier put of this node's own whose answer was lost: a renewal.
+                Some(now)
+                    if now.head.id == held.head.id
+                        && now.head.epoch == held.head.epoch
+                        && now.head.is_held_by(&self.node) =>
+                {
+                    *held = now;
                 }
                 _ => return Err(HoldError::Lost),
             }

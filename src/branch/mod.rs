@@ -15,6 +15,8 @@ mod provision;
 mod resolve;
 mod save;
 mod shared;
+#[cfg(test)]
+mod simulation;
 mod suspend;
 mod task;
 pub(crate) mod wal;

@@ -8,6 +8,7 @@ use super::awake::{Awake, Ground, Mounted, blocking, links};
 use super::bases::OpenBase;
 use super::boot::{self, Known};
 use super::error::{BranchError, LifecycleError};
+use super::hold::HoldError;
 use super::place::{self, Note, Place};
 use super::shared::Shared;
 use crate::model::fault::{self, FaultPoint};
@@ -58,7 +59,8 @@ pub(super) async fn bring_up(shared: &Shared, branch: &BranchRef) -> Result<Up, 
             Made::Up(up) => ("made", *up),
             Made::Existing(held) => ("woken", wake(shared, branch, *held, None).await?),
         },
-        Lookup::Found(held) if held.head.dirty && held.head.is_held_by(&shared.node) => {
+        Lookup::Found(mut held) if held.head.dirty && held.head.is_held_by(&shared.node) => {
+            confirm(shared, &mut held).await.map_err(failed)?;
             let place = Place::of(&shared.data_dir, &held.head.id);
             let note = blocking(move || place.read_note()).await.map_err(failed)?;
             match note.filter(|note| note.epoch == held.head.epoch) {
@@ -262,13 +264,21 @@ async fn begin(
     }
 }
 
+/// `Hold::confirm`, where this node's head was just read.
+async fn confirm(shared: &Shared, held: &mut Held) -> Result<(), LifecycleError> {
+    shared.hold.confirm(held).await.map_err(|error| match error {
+        HoldError::Store(error) => error.into(),
+        HoldError::Lost => LifecycleError::Other("it changed hands at this moment; try again".to_owned()),
+    })
+}
+
 /// Opens what a killed daemon left.
 async fn resume(shared: &Shared, branch: &BranchRef, held: Held) -> Result<Up, BranchError> {
     let down = recover_down(shared, branch, held).await.map_err(|e| report(branch, e))?;
     start_again(shared, down).await.map_err(|(_, e)| report(branch, e))
 }
 
-/// Opens a branch's local state without starting it.
+/// Opens a branch's local state, whose head was confirmed, without starting it.
 pub(super) async fn recover_down(shared: &Shared, branch: &BranchRef, held: Held) -> Result<Down, LifecycleError> {
     let settings = project(shared, branch).map_err(|e| LifecycleError::Other(e.to_string()))?;
     let place = Place::of(&shared.data_dir, &held.head.id);

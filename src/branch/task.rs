@@ -17,6 +17,7 @@ use super::awake::blocking;
 use super::boot;
 use super::error::{BranchError, LifecycleError, answer_within};
 use super::hold::{HoldError, Settled};
+use super::place::Place;
 use super::provision::{self, Down, Up};
 use super::save::{Saved, Saving};
 use super::shared::Shared;
@@ -172,10 +173,15 @@ impl Task {
     }
 
     /// Brings up what a killed daemon left: only the branch itself knows its roles, and only a clean stop lets it be uploaded.
-    async fn adopt(&mut self, held: Held) -> State {
+    async fn adopt(&mut self, mut held: Held) -> State {
         let shared = self.shared.clone();
         let _turn = shared.adoptions.acquire().await;
-        let state = match provision::recover_down(&self.shared, &self.branch, held.clone()).await {
+        let recovered = match shared.hold.confirm(&mut held).await {
+            Ok(()) => provision::recover_down(&self.shared, &self.branch, held.clone()).await,
+            Err(HoldError::Store(error)) => Err(error.into()),
+            Err(HoldError::Lost) => return self.set_aside(Place::of(&shared.data_dir, &held.head.id)).await,
+        };
+        let state = match recovered {
             Ok(down) => self.start_again(Box::new(down)).await.0,
             Err(error) => {
                 tracing::error!(branch = %self.branch, %error, "what is on this node's disk of a branch cannot be opened; trying again");
@@ -223,6 +229,10 @@ impl Task {
             State::Down(down) => down.place.clone(),
             state => return state,
         };
+        self.set_aside(place).await
+    }
+
+    async fn set_aside(&mut self, place: Place) -> State {
         let shared = self.shared.clone();
         let aside = blocking(move || place.set_aside(&shared.data_dir)).await;
         let kept = aside.map_or_else(|error| error.to_string(), |aside| aside.display().to_string());

@@ -33,12 +33,14 @@ mod upload;
 mod volume;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use base::Base;
 pub use base_writer::{BaseWriter, StagedBase, WriteError};
 pub use boot::{BootSet, BootWriter};
 pub use cache::{CacheFigures, CachedObject, PageCache};
+#[cfg(test)]
+pub(crate) use disk::simulated::SimulatedDisk;
 pub use disk::{Disk, LocalDisk};
 pub use error::{NameProblem, PageError};
 pub use file::DataFile;

@@ -19,7 +19,7 @@ fn body(text: &str) -> Bytes {
 #[tokio::test(start_paused = true)]
 async fn ten_percent_of_faults_on_every_request_are_survived() {
     let (simulated, store) = store(1);
-    simulated.set_faults(Faults { before: 0.05, after: 0.05, delay: Delay::Measured });
+    simulated.set_faults(Faults { before: 0.05, after: 0.05, delay: Delay::Measured, ..Faults::default() });
     let mut version = None;
     for n in 0..400 {
         let (key, text) = (format!("v1/object/{n}"), format!("{n}"));
@@ -61,7 +61,7 @@ async fn a_reply_lost_after_committing_is_success() {
 async fn racers_through_faults_have_one_winner() {
     for seed in 0..200 {
         let simulated = SimulatedStore::new(seed);
-        simulated.set_faults(Faults { before: 0.2, after: 0.2, delay: Delay::Measured });
+        simulated.set_faults(Faults { before: 0.2, after: 0.2, delay: Delay::Measured, ..Faults::default() });
         let racers = (0..6).map(|racer| {
             let store = Store::simulated(&simulated, &Entropy::seeded(seed * 10 + racer));
             async move { store.put_if("v1/head", body(&format!("racer {racer}")), Expect::Absent).await }
@@ -246,7 +246,7 @@ async fn the_same_seed_gives_the_same_run() {
     let mut runs = Vec::new();
     for seed in [9, 9, 10] {
         let (simulated, store) = store(seed);
-        simulated.set_faults(Faults { before: 0.2, after: 0.2, delay: Delay::Measured });
+        simulated.set_faults(Faults { before: 0.2, after: 0.2, delay: Delay::Measured, ..Faults::default() });
         let began = Instant::now();
         for n in 0..50 {
             store.create(&format!("v1/{n}"), body("bytes")).await.expect("it is created");

@@ -2,6 +2,9 @@
 //!
 //! A power cut keeps of each file what was synced, and of what was written since any choice of [`SECTOR`]s; of names what was synced, and
 //! of the later changes any prefix. A file that was synced but whose name was not may be gone. Chosen by seed.
+//!
+//! [`SimulatedDisk::die_in_sync`] lets the machine die in the middle of what syncs several times. [`SimulatedDisk::plant_journal_first`] is a bug, for
+//! those who must find it: the journal reaches the disk before what it speaks of.
 
 use super::{Disk, DiskFile};
 use rand::rngs::StdRng;
@@ -26,7 +29,14 @@ struct Inner {
     generation: AtomicU64,
     /// Syncs fail from now on, as on a disk that breaks.
     broken: AtomicBool,
+    /// Syncs that still go through before the process dies; `None`: all.
+    syncs_left: Mutex<Option<u32>>,
+    /// With the planted bug: the files whose sync waits for the journal's.
+    postponed: Mutex<Option<Vec<Arc<Mutex<Content>>>>>,
 }
+
+/// The file that the planted bug syncs first.
+const JOURNAL: &str = "journal";
 
 type Names = BTreeMap<String, Arc<Mutex<Content>>>;
 
@@ -55,7 +65,16 @@ struct Opened {
 struct SimulatedFile {
     disk: Arc<Inner>,
     content: Arc<Mutex<Content>>,
+    is_journal: bool,
     generation: u64,
+}
+
+/// Cuts, or grows with zeros; `Vec::resize` goes byte by byte in a debug build.
+fn resize(bytes: &mut Vec<u8>, length: usize) {
+    match length.checked_sub(bytes.len()) {
+        Some(more) => bytes.append(&mut vec![0; more]),
+        None => bytes.truncate(length),
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -71,6 +90,10 @@ impl SimulatedDisk {
     /// The process dies: everything stays as it is, but nobody of the old process changes it any more.
     pub fn kill(&self) {
         self.0.generation.fetch_add(1, Ordering::AcqRel);
+        *lock(&self.0.syncs_left) = None;
+        if let Some(postponed) = lock(&self.0.postponed).as_mut() {
+            postponed.clear();
+        }
     }
 
     /// The machine dies, too.
@@ -93,6 +116,16 @@ impl SimulatedDisk {
         *folder = Folder { now: names.clone(), durable: names, pending: Vec::new() };
     }
 
+    /// The process dies at the sync after the next `count`, which has no effect.
+    pub fn die_in_sync(&self, count: u32) {
+        *lock(&self.0.syncs_left) = Some(count);
+    }
+
+    /// From now on what is no journal reaches the disk with the journal's next sync, and after it.
+    pub fn plant_journal_first(&self) {
+        *lock(&self.0.postponed) = Some(Vec::new());
+    }
+
     /// From now on every sync fails, until the disk is mended.
     pub fn set_broken(&self, broken: bool) {
         self.0.broken.store(broken, Ordering::Release);
@@ -100,6 +133,11 @@ impl SimulatedDisk {
 }
 
 impl Content {
+    fn sync(&mut self) {
+        self.durable = self.now.clone();
+        self.dirty.clear();
+    }
+
     fn after_power_cut(&self, random: &mut StdRng) -> Content {
         // The length is one of the two, or anything between.
         let (short, long) = (self.now.len().min(self.durable.len()), self.now.len().max(self.durable.len()));
@@ -109,7 +147,7 @@ impl Content {
             _ => random.random_range(short..=long),
         };
         let mut survived = self.durable.clone();
-        survived.resize(length, 0);
+        resize(&mut survived, length);
         for sector in &self.dirty {
             let range = sector * SECTOR..((sector + 1) * SECTOR).min(length).min(self.now.len());
             if range.start < range.end && random.random() {
@@ -129,6 +167,13 @@ impl Inner {
     }
 
     fn check_sync(&self, generation: u64) -> io::Result<()> {
+        self.check(generation)?;
+        if let Some(left) = lock(&self.syncs_left).as_mut() {
+            match left.checked_sub(1) {
+                Some(fewer) => *left = fewer,
+                None => self.generation.store(generation + 1, Ordering::Release),
+            }
+        }
         self.check(generation)?;
         match self.broken.load(Ordering::Acquire) {
             true => Err(io::Error::other("the simulated disk is broken")),
@@ -150,7 +195,8 @@ impl Disk for Opened {
                 content
             }
         };
-        Ok(Arc::new(SimulatedFile { disk: self.disk.clone(), content, generation: self.generation }))
+        let is_journal = name == JOURNAL;
+        Ok(Arc::new(SimulatedFile { disk: self.disk.clone(), content, is_journal, generation: self.generation }))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -198,7 +244,7 @@ impl DiskFile for SimulatedFile {
         let mut content = lock(&self.content);
         let (from, to) = (offset as usize, offset as usize + bytes.len());
         if content.now.len() < to {
-            content.now.resize(to, 0);
+            resize(&mut content.now, to);
         }
         content.now[from..to].copy_from_slice(bytes);
         content.dirty.extend(from / SECTOR..=(to - 1) / SECTOR);
@@ -214,7 +260,7 @@ impl DiskFile for SimulatedFile {
         self.disk.check(self.generation)?;
         let mut content = lock(&self.content);
         let (old, new) = (content.now.len(), bytes as usize);
-        content.now.resize(new, 0);
+        resize(&mut content.now, new);
         if new < old {
             // What was cut off and grown over again is zeros on disk, whatever was durable there.
             content.dirty.extend(new / SECTOR..=old / SECTOR);
@@ -223,10 +269,19 @@ impl DiskFile for SimulatedFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        if !self.is_journal
+            && let Some(postponed) = lock(&self.disk.postponed).as_mut()
+        {
+            postponed.push(self.content.clone());
+            return self.disk.check(self.generation);
+        }
         self.disk.check_sync(self.generation)?;
-        let mut content = lock(&self.content);
-        content.durable = content.now.clone();
-        content.dirty.clear();
+        lock(&self.content).sync();
+        let postponed = lock(&self.disk.postponed).as_mut().map(std::mem::take).unwrap_or_default();
+        for content in postponed {
+            self.disk.check_sync(self.generation)?;
+            lock(&content).sync();
+        }
         Ok(())
     }
 }

@@ -10,8 +10,6 @@ use rand::{RngExt, SeedableRng};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Writes far behind the end stay below this.
-const LARGEST: u64 = 600_000;
 /// Long enough that the journal spills after some thousand renames.
 const LONG_NAME: usize = 250;
 
@@ -195,7 +193,7 @@ impl<'f> Run<'f> {
     }
 
     /// A file that has a name, or now and then one that had.
-    fn some_file(&mut self) -> Option<(String, FileId)> {
+    pub fn some_file(&mut self) -> Option<(String, FileId)> {
         if self.random.random_range(0..8) == 0
             && let Some(id) = self.some(&self.orphans.clone())
         {
@@ -256,8 +254,8 @@ impl<'f> Run<'f> {
     /// An offset that is now and then on a page's or the kernel's own border, or far behind the end.
     fn some_offset(&mut self, size: u64) -> u64 {
         let reach = match self.random.random_range(0..10) {
-            0 => LARGEST,
-            1..4 => size + 30_000,
+            0 => self.fixture.largest,
+            1..4 => size + self.fixture.largest / 20,
             _ => size + 1,
         };
         let offset = self.random.random_range(0..reach);
@@ -276,7 +274,7 @@ impl<'f> Run<'f> {
             1 => 4096,
             2 => self.random.random_range(1..100),
             3 => self.random.random_range(0..5) * PAGE_SIZE,
-            _ => self.random.random_range(0..40_000),
+            _ => self.random.random_range(0..self.fixture.largest as usize / 15),
         };
         let mut data = bytes(&mut self.random, length);
         if self.random.random_range(0..12) == 0 {

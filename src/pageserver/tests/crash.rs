@@ -38,13 +38,23 @@ fn a_file_whose_sync_failed_takes_no_write_until_it_is_opened_anew() {
 impl Run<'_> {
     /// The process dies, with `power_cut` the machine too; then the volume is opened again.
     pub fn crash(&mut self, power_cut: bool) {
+        self.die(power_cut);
+        self.open();
+        self.check_after_crash(power_cut);
+    }
+
+    /// The process dies, with `power_cut` the machine too.
+    pub fn die(&mut self, power_cut: bool) {
         self.tell(format_args!("crash, power cut: {power_cut}"));
         self.close();
         match power_cut {
             true => self.delta.cut_power(self.random.random()),
             false => self.delta.kill(),
         }
-        self.open();
+    }
+
+    /// What was found at the opening after a [`Run::die`] is what it may be, and the model from here on.
+    pub fn check_after_crash(&mut self, power_cut: bool) {
         let found = self.found_names();
         self.model.check_names_after_crash(&found, self.seed);
         for (path, named) in found.iter().filter(|(path, named)| !named.directory && !is_transient(path)) {
@@ -57,6 +67,7 @@ impl Run<'_> {
             false => self.take_as_latest(found),
         }
     }
+
     fn take_as_latest(&mut self, found: Names) {
         for named in found.values().filter(|named| !named.directory) {
             let content = self.found_content(named.id);

@@ -30,13 +30,15 @@ const FILES: [(&str, usize); 8] = [
 ];
 
 pub struct Fixture {
-    pub runtime: Runtime,
+    pub runtime: Arc<Runtime>,
     pub store: Store,
     pub cache: PageCache,
     pub staged: StagedBase,
     pub base: Arc<Base>,
     /// What the base holds.
-    pub content: Vec<(String, Vec<u8>)>,
+    pub content: Arc<Vec<(String, Vec<u8>)>>,
+    /// Writes far behind the end of a file stay below this.
+    pub largest: u64,
     folder: TempDir,
 }
 
@@ -55,20 +57,23 @@ impl Fixture {
 
     fn on(store: Store, folder: TempDir, more: &[(&str, usize)]) -> Fixture {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        let runtime = runtime.expect("a runtime starts");
-        let mut random = StdRng::seed_from_u64(7);
-        let mut content: Vec<(String, Vec<u8>)> = Vec::new();
-        for (path, size) in FILES.iter().chain(more) {
-            let mut bytes = bytes(&mut random, *size);
-            if *path == "base/sparse" {
-                bytes[70_000..140_000].fill(0);
-            }
-            content.push(((*path).to_owned(), bytes));
-        }
+        let runtime = Arc::new(runtime.expect("a runtime starts"));
+        let content = content_of(&mut FILES.iter().chain(more));
         let staged = write_base(&store, folder.path(), &runtime, &content);
         let cache = open_cache(&store, folder.path());
         let base = runtime.block_on(staged.open(cache.clone())).expect("the base opens");
-        Fixture { runtime, store, cache, staged, base: Arc::new(base), content, folder }
+        Fixture::of_parts((runtime, store, folder), (cache, Arc::new(base)), staged, Arc::new(content), 600_000)
+    }
+
+    /// What one node of several has: the same base, through a cache of its own.
+    pub fn of_parts(
+        (runtime, store, folder): (Arc<Runtime>, Store, TempDir),
+        (cache, base): (PageCache, Arc<Base>),
+        staged: StagedBase,
+        content: Arc<Vec<(String, Vec<u8>)>>,
+        largest: u64,
+    ) -> Fixture {
+        Fixture { runtime, store, cache, staged, base, content, largest, folder }
     }
 
     /// Another cache of the same store.
@@ -93,7 +98,7 @@ impl Fixture {
             names.insert(path.to_owned(), Named { id: FileId(next), directory: true, mode: 0o700 });
             next += 1;
         }
-        for (path, bytes) in &self.content {
+        for (path, bytes) in self.content.iter() {
             names.insert(path.clone(), Named { id: FileId(next), directory: false, mode: 0o600 });
             model.start_file(FileId(next), Rc::new(bytes.clone()));
             next += 1;
@@ -101,6 +106,20 @@ impl Fixture {
         model.start_names(names);
         model
     }
+}
+
+/// Contents for a base's `files`, always the same.
+pub fn content_of(files: &mut dyn Iterator<Item = &(&str, usize)>) -> Vec<(String, Vec<u8>)> {
+    let mut random = StdRng::seed_from_u64(7);
+    let mut content: Vec<(String, Vec<u8>)> = Vec::new();
+    for (path, size) in files {
+        let mut bytes = bytes(&mut random, *size);
+        if *path == "base/sparse" {
+            bytes[size / 2..size / 8 * 7].fill(0);
+        }
+        content.push(((*path).to_owned(), bytes));
+    }
+    content
 }
 
 /// In memory where there is such a folder: these tests sync all the time, and a kernel that dies is not what they try.

@@ -162,7 +162,7 @@ impl Run<'_> {
     }
 
     /// Everything is as the model says, but for what is transient, which is gone.
-    fn compare(&self) {
+    pub fn compare(&self) {
         let mut expected: Names = self.model.names().clone();
         expected.retain(|path, _| !is_transient(path));
         let mut found = self.found_names();

@@ -5,20 +5,20 @@
 mod cache_faults;
 mod cache_reads;
 mod cache_restart;
-mod changes;
+pub(crate) mod changes;
 mod counted_store;
 mod crash;
 mod damage;
-mod fixture;
+pub(crate) mod fixture;
 mod life;
-mod model;
+pub(crate) mod model;
 mod read_ahead;
 mod sealing;
 
 use std::ops::Range;
 
 /// The seeds that a test runs: `all`, as many from its first on as the environment says, or the one that it names.
-fn seeds(all: Range<u64>) -> Range<u64> {
+pub(crate) fn seeds(all: Range<u64>) -> Range<u64> {
     let number = |name: &str| std::env::var(name).ok().map(|value| value.parse::<u64>().expect("a number of seeds"));
     match (number("OFFSHOOT_SEED"), number("OFFSHOOT_SEEDS")) {
         (Some(seed), _) => seed..seed + 1,
