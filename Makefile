@@ -21,7 +21,7 @@ test: setup
 # ROUNDS and SEEDS say how long, SEED where it begins.
 soak: setup
 	OFFSHOOT_ROUNDS=$(or $(ROUNDS),100) OFFSHOOT_SEED=$(or $(SEED),1) tests/run.sh --profile soak -E 'binary(crashes)'
-	OFFSHOOT_SEEDS=$(or $(SEEDS),20000) tests/run.sh --profile soak --release --lib -E 'test(pageserver::tests)'
+	OFFSHOOT_SEEDS=$(or $(SEEDS),20000) tests/run.sh --profile soak --release --lib -E 'test(pageserver::tests) + test(simulation) + test(histories)'
 
 # Figures with their baselines, as Markdown. ARGS="--short" for a small one.
 bench: setup

@@ -3,11 +3,11 @@
 use super::bases::Bases;
 use super::boot;
 use super::census::Census;
+use super::claim;
 use super::error::{BranchError, LifecycleError, answer_within};
 use super::hold::Hold;
 use super::looks::Looks;
 use super::place::{self, Place};
-use super::provision;
 use super::shared::Shared;
 use super::task::{self, Message, TaskHandle};
 use super::{AwakeStatus, Session, Status};
@@ -149,8 +149,8 @@ impl Branches {
             };
             let branch = BranchRef { project: note.project.clone(), branch: note.name.clone() };
             match (fate(&shared.node, &note, shared.catalog.branch_head(&branch).await?), note.started) {
-                (Fate::Ours(held), true) if provision::is_washed_away(&note)? => {
-                    provision::wash_away(shared, &branch, &held).await?;
+                (Fate::Ours(held), true) if claim::is_washed_away(&note)? => {
+                    claim::wash_away(shared, &branch, &held).await?;
                 }
                 (Fate::Ours(held), true) => {
                     tracing::info!(%branch, "found what a former daemon had not uploaded");

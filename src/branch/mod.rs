@@ -7,6 +7,7 @@ pub(crate) mod awake;
 mod bases;
 pub(crate) mod boot;
 mod census;
+mod claim;
 mod error;
 mod hold;
 mod looks;

@@ -154,7 +154,8 @@ impl Node<'_> {
         };
         around.oracle.note_upload(&key, written);
         let put = self.wait(self.hold.catalog.create_manifest(key, &manifest));
-        put.map_err(|e| self.tolerate(e, around))
+        let (reference, stored) = put.map_err(|e| self.tolerate(e, around))?;
+        Ok((reference, stored.len() as u64))
     }
 
     fn publish(
