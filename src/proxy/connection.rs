@@ -32,7 +32,7 @@ const EARLY_MAX: usize = 4 << 10;
 
 /// How long a client is held whose compute ends under it before it heard a word: one that was killed is brought up again, and one that lost a
 /// backend recovers by itself, which takes as long as its WAL does.
-const REENTRY: Duration = Duration::from_secs(60);
+const REENTRY: Duration = if cfg!(test) { Duration::from_secs(2) } else { Duration::from_secs(60) };
 /// Pauses between two tries of that grow up to this.
 const REENTRY_PAUSE: Duration = Duration::from_secs(1);
 
