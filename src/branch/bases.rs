@@ -92,7 +92,7 @@ impl Bases {
         let cell = self.opened.lock().unwrap_or_else(PoisonError::into_inner).entry(id.clone()).or_default().clone();
         let open = async {
             let store = self.catalog.store();
-            let boot = boot::read_of_base(store, &keys::base_boot(project, id)).await;
+            let boot = boot::read(store, &keys::base_boot(project, id)).await;
             let key = keys::base_manifest(project, id);
             let at_hand = boot.as_ref().and_then(|boot| boot.document(&key));
             let manifest = match at_hand.map(|document| Catalog::decode_base_manifest(&key, &document)) {

@@ -52,12 +52,8 @@ pub(super) async fn read_manifest(catalog: &Catalog, head: &BranchHead) -> Resul
     Ok(Some(Known { manifest, boot: None }))
 }
 
-/// The boot object of a base.
-pub(super) async fn read_of_base(store: &Store, key: &str) -> Option<Arc<BootSet>> {
-    read(store, key).await
-}
-
-async fn read(store: &Store, key: &str) -> Option<Arc<BootSet>> {
+/// The boot object under `key`, where it is worth a request and of use.
+pub(super) async fn read(store: &Store, key: &str) -> Option<Arc<BootSet>> {
     if !is_far(store) {
         return None;
     }
@@ -71,6 +67,14 @@ async fn read(store: &Store, key: &str) -> Option<Arc<BootSet>> {
             None
         })
         .map(Arc::new)
+}
+
+/// What the volume's last start read. Ends a recording that is still on.
+pub(super) async fn recorded(volume: &Volume) -> Option<Arc<Recorded>> {
+    if let Err(error) = volume.keep_recording().await {
+        tracing::warn!(%error, "what a start read cannot be told; the next one takes longer");
+    }
+    volume.recorded()
 }
 
 /// What a suspend hands over for the boot object.
@@ -132,15 +136,14 @@ pub(crate) async fn rehearse(
     let awake = mounted.start(ground, place).await.map_err(|(_, error)| error)?;
     let databases =
         manifest.cluster.databases.iter().filter(|database| database.allow_connections && !database.is_template);
-    let mut connected = Ok(());
     for database in databases.take(REHEARSED_DATABASES) {
-        connected = compute::try_database(awake.compute.socket(), &manifest.cluster.superuser, &database.name).await;
-        if connected.is_err() {
-            break;
+        let superuser = &manifest.cluster.superuser;
+        if let Err(error) = compute::try_database(awake.compute.socket(), superuser, &database.name).await {
+            // As in the source, perhaps: a branch of it is none the worse.
+            tracing::warn!(database = database.name, %error, "a database of the new base cannot be connected to");
         }
     }
     let (_, volume) = awake.stop().await?;
-    connected?;
     let recorded = volume.finish_recording().await?.unwrap_or_default();
     let mut writer = BootWriter::default();
     let (key, document) = Catalog::encode_base_manifest(manifest);

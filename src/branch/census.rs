@@ -17,12 +17,19 @@ const STALE: Duration = Duration::from_secs(300);
 /// Branches below the limit from which on every one is counted for.
 const MARGIN: usize = 16;
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Count {
     branches: usize,
-    taken: Instant,
+    /// `None` before the first.
+    taken: Option<Instant>,
     /// When it was last begun to be taken anew.
-    asked: Instant,
+    asked: Option<Instant>,
+}
+
+impl Count {
+    fn is_older_than(&self, age: Duration) -> bool {
+        self.taken.is_none_or(|taken| taken.elapsed() >= age)
+    }
 }
 
 /// The counts of all projects.
@@ -30,19 +37,13 @@ struct Count {
 pub(super) struct Census(Mutex<HashMap<ProjectName, Count>>);
 
 impl Census {
-    /// Whether the project may have one branch more, which is counted in; false where it must be counted first. A count that has grown old is taken
-    /// anew in the background.
+    /// Whether the project may have one branch more, which is counted in; false where it must be counted first. A count that has grown old, or is
+    /// missing, is taken anew in the background.
     pub(super) fn admit(self: &Arc<Self>, catalog: &Catalog, project: &ProjectName, limit: usize) -> bool {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(count) = counts.get_mut(project).filter(|count| count.taken.elapsed() < STALE) else {
-            return false;
-        };
-        if count.branches + MARGIN >= limit {
-            return false;
-        }
-        count.branches += 1;
-        if count.taken.elapsed() >= FRESH && count.asked.elapsed() >= FRESH {
-            count.asked = Instant::now();
+        let count = counts.entry(project.clone()).or_default();
+        if count.is_older_than(FRESH) && count.asked.is_none_or(|asked| asked.elapsed() >= FRESH) {
+            count.asked = Some(Instant::now());
             let (census, catalog, project) = (self.clone(), catalog.clone(), project.clone());
             tokio::spawn(async move {
                 if let Err(error) = census.count(&catalog, &project).await {
@@ -50,13 +51,17 @@ impl Census {
                 }
             });
         }
+        if count.is_older_than(STALE) || count.branches + MARGIN >= limit {
+            return false;
+        }
+        count.branches += 1;
         true
     }
 
     /// Counts. Deleted branches count as long as that is no matter.
     pub(super) async fn count(&self, catalog: &Catalog, project: &ProjectName) -> Result<(), StoreError> {
         let branches = catalog.branch_names(project).await?.len();
-        let now = Instant::now();
+        let now = Some(Instant::now());
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         counts.insert(project.clone(), Count { branches, taken: now, asked: now });
         Ok(())
@@ -76,6 +81,12 @@ mod tests {
         let (catalog, project) = (Catalog::new(store, Entropy::seeded(1)), "shop".parse().expect("a name"));
         let census = Arc::new(Census::default());
         assert!(!census.admit(&catalog, &project, 1000), "nobody has counted");
+        let counted = async {
+            while !census.admit(&catalog, &project, 1000) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), counted).await.expect("who was refused has it counted");
         census.count(&catalog, &project).await.expect("the store answers");
         for _ in 0..MARGIN {
             assert!(census.admit(&catalog, &project, 2 * MARGIN));

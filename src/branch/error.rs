@@ -73,10 +73,10 @@ impl LifecycleError {
 }
 
 /// What `read` answers, or that the store did not: a client that logs in is told so before its handshake times out.
-pub(super) async fn answer_within<T>(
+pub(super) async fn answer_within<T, E: From<StoreError>>(
     limit: Duration,
-    read: impl Future<Output = Result<T, LifecycleError>>,
-) -> Result<T, LifecycleError> {
+    read: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
     let silence = |_| {
         let reason = format!("no answer within {}", humantime::format_duration(limit));
         Err(StoreError::Unavailable { key: "head".to_owned(), reason }.into())

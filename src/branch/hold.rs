@@ -27,6 +27,15 @@ pub(crate) enum HoldError {
     Store(#[from] StoreError),
 }
 
+impl From<HoldError> for LifecycleError {
+    fn from(error: HoldError) -> LifecycleError {
+        match error {
+            HoldError::Store(error) => error.into(),
+            HoldError::Lost => LifecycleError::Other(error.to_string()),
+        }
+    }
+}
+
 /// This node as a holder of branches. Knows nothing of computes, so that a simulation can hold branches the same way. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Hold {

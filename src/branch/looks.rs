@@ -10,8 +10,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 const FRESH: Duration = Duration::from_secs(5);
-/// Logins under way whose look is kept; a manifest may be large.
+/// Logins under way whose look is kept.
 const MOST: usize = 256;
+/// Of them with manifest and boot object, which may be some megabytes: whoever knows a branch's name can have them read, without a password.
+const MOST_KNOWN: usize = 16;
 
 type Look = (Lookup, Option<Known>);
 
@@ -23,7 +25,8 @@ impl Looks {
     pub(super) fn put(&self, branch: &BranchRef, look: Look) {
         let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         looks.retain(|_, (at, _)| at.elapsed() < FRESH);
-        if looks.len() < MOST {
+        let known = looks.values().filter(|(_, (_, known))| known.is_some()).count();
+        if looks.len() < MOST && (look.1.is_none() || known < MOST_KNOWN) {
             looks.insert(branch.clone(), (Instant::now(), look));
         }
     }

@@ -13,7 +13,7 @@ use super::hold::HoldError;
 use super::place::Place;
 use super::shared::Shared;
 use crate::model::fault::{self, FaultPoint};
-use crate::model::{BranchHead, BranchId, BranchManifest, BranchRef, Nonce};
+use crate::model::{BranchHead, BranchId, BranchManifest, BranchRef};
 use crate::pageserver::{Volume, VolumeSource};
 use crate::settings::{Durability, ProjectSettings};
 use crate::store::{Created, Held, Lookup, StoreError};
@@ -112,27 +112,9 @@ async fn make(shared: &Shared, branch: &BranchRef, epoch: u64) -> Result<Made, B
     }
     let (sealed, base) = based.ok_or_else(|| BranchError::NoBase { project: branch.project.to_string() })?;
     let now = shared.ambient.clock.now();
-    let head = BranchHead {
-        format: BranchHead::FORMAT,
-        nonce: Nonce::random(&shared.ambient.entropy),
-        project: branch.project.clone(),
-        name: branch.branch.clone(),
-        id: BranchId::random(&shared.ambient.entropy),
-        base: sealed.id.clone(),
-        base_version: sealed.version,
-        epoch,
-        seq: 1,
-        holder: Some(shared.hold.holder()),
-        dirty: true,
-        manifest: None,
-        epoch_start: None,
-        saved_at_ms: 0,
-        parent: format!("base {}", sealed.version),
-        created_at_ms: now,
-        used_at_ms: now,
-        own_bytes: 0,
-        deleted_at_ms: None,
-    };
+    let id = BranchId::random(&shared.ambient.entropy);
+    let mut head = BranchHead::of_base(branch, id, (sealed.id, sealed.version), epoch, now);
+    (head.holder, head.dirty) = (Some(shared.hold.holder()), true);
     let place = claim(shared, &head).await.map_err(trouble)?;
     let (laid_out, ready) = oneshot::channel();
     // Noted as started only once the head is there: a folder that says so without one would be taken for what a lost store knew.
@@ -240,18 +222,17 @@ async fn begin(
         (Ok((held, Ok(()))), Ok((base, manifest, ground, awake))) => {
             Ok(Up { held, place, base, manifest, ground, awake })
         }
-        (Ok((held, noted)), started) => {
-            let (awake, error) = match (noted, started) {
-                (_, Err(e)) => (None, e),
-                (Err(e), Ok((.., awake))) => (Some(awake), e),
-                (Ok(()), Ok(_)) => unreachable!("it was matched before"),
-            };
-            if let Some(awake) = awake {
-                awake.stop().await?;
+        // Nothing was written that anyone was told of.
+        (Ok((held, Err(e))), Ok((.., awake))) => {
+            if let Err(error) = awake.stop().await {
+                tracing::warn!(%branch, %error, "while taking down what could not be noted");
             }
-            // Nothing was written that anyone was told of.
             give_back(shared, branch, &held, place).await;
-            Err(error)
+            Err(e)
+        }
+        (Ok((held, _)), Err(e)) => {
+            give_back(shared, branch, &held, place).await;
+            Err(e)
         }
         (Err(e), started) => {
             let awake = started.ok().map(|(.., awake)| awake);
@@ -268,8 +249,8 @@ async fn begin(
 /// `Hold::confirm`, where this node's head was just read.
 async fn confirm(shared: &Shared, held: &mut Held) -> Result<(), LifecycleError> {
     shared.hold.confirm(held).await.map_err(|error| match error {
-        HoldError::Store(error) => error.into(),
         HoldError::Lost => LifecycleError::Other("it changed hands at this moment; try again".to_owned()),
+        error => error.into(),
     })
 }
 

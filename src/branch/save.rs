@@ -10,6 +10,7 @@ use super::awake::blocking;
 use super::error::LifecycleError;
 use super::provision::Up;
 use super::shared::Shared;
+use super::suspend::by_upload;
 use super::wal;
 use crate::compute;
 use crate::model::fault::{self, FaultPoint};
@@ -110,7 +111,7 @@ async fn save(
 
     let (catalog, entropy) = (shared.catalog.clone(), shared.ambient.entropy.clone());
     let uploaded = subject.volume.uploaded();
-    let all = uploaded.len() >= MOST_UPLOADS;
+    let all = by_upload(&uploaded).len() >= MOST_UPLOADS;
     let built = blocking(move || {
         let runtime = Handle::current();
         let Subject { volume, wal: folder, head, origin, .. } = subject;

@@ -97,11 +97,11 @@ pub(super) async fn settle(shared: &Shared, branch: &BranchRef, down: &mut Down)
             clear(branch, down).await;
             Ok(Settled::Asleep)
         }
-        Err(HoldError::Store(e)) => Err(e.into()),
         Err(HoldError::Lost) => Err(LifecycleError::Other(format!(
             "another node has taken it over; what was written here meanwhile stays in {}",
             down.place.delta().display()
         ))),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -121,10 +121,7 @@ async fn plan(
     recorded: Recorded,
 ) -> Result<(BranchManifest, Option<boot::Written>), LifecycleError> {
     let started = match boot::is_far(shared.catalog.store()) {
-        true => {
-            down.volume.keep_recording().await?;
-            down.volume.recorded()
-        }
+        true => boot::recorded(&down.volume).await,
         false => None,
     };
     let control = wal::control_file(&down.volume).await?;
@@ -177,8 +174,7 @@ async fn plan(
 fn select(origin: Vec<LayerRef>, uploaded: Vec<LayerRef>, new_pages: u64) -> (Selection, Vec<LayerRef>) {
     let began_with = origin.len();
     let kept: Vec<LayerRef> = origin.into_iter().chain(uploaded).collect();
-    let mut uploads: Vec<&[LayerRef]> =
-        kept.chunk_by(|a, b| keys::upload_of(&a.key) == keys::upload_of(&b.key)).collect();
+    let mut uploads = by_upload(&kept);
     let mut written = new_pages * STORED_PAGE;
     while let Some(last) = uploads.last().map(|layers| layers.iter().map(|layer| layer.bytes).sum::<u64>())
         && (uploads.len() >= MOST_UPLOADS_ASLEEP || last <= (2 * written).max(SMALL_LAYER))
@@ -193,6 +189,11 @@ fn select(origin: Vec<LayerRef>, uploaded: Vec<LayerRef>, new_pages: u64) -> (Se
     // All uploads of this epoch are one piece: their pages are the delta's.
     let left = left.min(began_with);
     (Selection { all: true, merge_from: left }, kept.into_iter().take(left).collect())
+}
+
+/// The layers of each upload. A large one made several.
+pub(super) fn by_upload(layers: &[LayerRef]) -> Vec<&[LayerRef]> {
+    layers.chunk_by(|a, b| keys::upload_of(&a.key) == keys::upload_of(&b.key)).collect()
 }
 
 #[cfg(test)]
@@ -225,6 +226,15 @@ mod tests {
         assert_eq!((kept.len(), selection.all), (3, false));
         let (selection, kept) = select(layers(&[900 * MIB]), layers(&[80 * MIB, MIB / 4]), 10);
         assert_eq!((sizes(&kept), selection.all, selection.merge_from), (vec![900 * MIB], true, 1));
+    }
+
+    #[test]
+    fn the_layers_of_one_large_upload_are_one() {
+        let layer = |nonce: &str, part: u64| LayerRef { key: format!("1-{part}-{nonce}"), bytes: 128 * MIB, pages: 1 };
+        let large: Vec<LayerRef> = (0..40).map(|part| layer("a", part)).chain([layer("b", 41)]).collect();
+        assert_eq!(by_upload(&large).iter().map(|layers| layers.len()).collect::<Vec<_>>(), [40, 1]);
+        let (selection, kept) = select(large, Vec::new(), 10);
+        assert_eq!((selection.all, kept.len()), (false, 41), "large layers are not too many");
     }
 
     /// However a branch is used, there are few layers, and what is written stays within a small multiple of what changed.

@@ -178,8 +178,8 @@ impl Task {
         let _turn = shared.adoptions.acquire().await;
         let recovered = match shared.hold.confirm(&mut held).await {
             Ok(()) => provision::recover_down(&self.shared, &self.branch, held.clone()).await,
-            Err(HoldError::Store(error)) => Err(error.into()),
             Err(HoldError::Lost) => return self.set_aside(Place::of(&shared.data_dir, &held.head.id)).await,
+            Err(error) => Err(error.into()),
         };
         let state = match recovered {
             Ok(down) => self.start_again(Box::new(down)).await.0,
@@ -202,13 +202,9 @@ impl Task {
             State::Down(down) if !down.in_doubt => &mut down.held,
             _ => return state,
         };
-        match answer_within(STORE_ANSWERS, async { Ok(self.shared.hold.update(held, |_| ()).await) }).await {
-            Ok(Ok(())) => state,
-            Ok(Err(HoldError::Lost)) => self.let_go(state).await,
-            Ok(Err(HoldError::Store(error))) => {
-                tracing::warn!(branch = %self.branch, %error, "a lease cannot be renewed; the branch goes on");
-                state
-            }
+        match answer_within(STORE_ANSWERS, self.shared.hold.update(held, |_| ())).await {
+            Ok(()) => state,
+            Err(HoldError::Lost) => self.let_go(state).await,
             Err(error) => {
                 tracing::warn!(branch = %self.branch, %error, "a lease cannot be renewed; the branch goes on");
                 state
@@ -218,17 +214,24 @@ impl Task {
 
     /// Another node has the branch: nobody here may read or write it any more. What was not uploaded is kept aside.
     async fn let_go(&mut self, state: State) -> State {
-        self.end_upload().await;
         let place = match state {
             State::Awake(up) => {
                 let place = up.place.clone();
-                // Kills the compute, and cuts off its mount.
-                drop(up);
+                // Kills the compute and cuts off its mount, before anything is waited for: an upload under way may be at its checkpoint.
+                if let Err(error) = blocking(move || {
+                    drop(up);
+                    Ok(())
+                })
+                .await
+                {
+                    tracing::warn!(branch = %self.branch, %error, "while stopping what another node has taken over");
+                }
                 place
             }
             State::Down(down) => down.place.clone(),
             state => return state,
         };
+        self.end_upload().await;
         self.set_aside(place).await
     }
 
@@ -242,8 +245,8 @@ impl Task {
     }
 
     fn begin_upload(&mut self, state: &State) {
-        let State::Awake(up) = state else { return };
-        self.uploads.next = Instant::now() + self.upload_interval.unwrap_or(Duration::MAX);
+        let (State::Awake(up), Some(interval)) = (state, self.upload_interval) else { return };
+        self.uploads.next = Instant::now() + interval;
         self.uploads.running = Some(Saving::begin(self.shared.clone(), up, self.uploads.wal_position));
     }
 
@@ -255,7 +258,7 @@ impl Task {
 
     /// Names in the head what was uploaded of an awake branch.
     async fn publish(&mut self, mut state: State, outcome: Result<Option<Saved>, LifecycleError>) -> State {
-        let (State::Awake(up), outcome) = (&mut state, outcome) else { return state };
+        let State::Awake(up) = &mut state else { return state };
         let saved = match outcome {
             Ok(Some(saved)) => saved,
             Ok(None) => return state,
@@ -265,8 +268,8 @@ impl Task {
             }
         };
         let uploaded = (saved.reference.clone(), saved.own_bytes, saved.at_ms);
-        let published = self.shared.hold.publish_upload(&mut up.held, uploaded);
-        match published.await {
+        // What a put that seemed to fail has published is carried again.
+        match answer_within(STORE_ANSWERS, self.shared.hold.publish_upload(&mut up.held, uploaded)).await {
             Ok(()) => {
                 fault::pass(FaultPoint::UploadPublished);
                 self.uploads.wal_position = Some(saved.wal_position);
@@ -275,7 +278,7 @@ impl Task {
                 state
             }
             Err(HoldError::Lost) => self.let_go(state).await,
-            Err(HoldError::Store(error)) => {
+            Err(error) => {
                 tracing::warn!(branch = %self.branch, %error, "an upload cannot be published; trying again");
                 state
             }
@@ -320,13 +323,11 @@ impl Task {
     fn session(&self, up: &Up) -> Session {
         let volume = up.awake.volume();
         if volume.is_recording() && self.sessions.count.load(Ordering::Acquire) == 0 {
-            let (volume, branch) = (Arc::downgrade(volume), self.branch.clone());
+            let volume = Arc::downgrade(volume);
             tokio::spawn(async move {
                 tokio::time::sleep(boot::START).await;
-                if let Some(volume) = volume.upgrade()
-                    && let Err(error) = volume.keep_recording().await
-                {
-                    tracing::warn!(%branch, %error, "what a start read cannot be told; the next one takes longer");
+                if let Some(volume) = volume.upgrade() {
+                    boot::recorded(&volume).await;
                 }
             });
         }
@@ -390,7 +391,7 @@ impl Task {
     /// fetched, and what was stopped could not be started again. One that cannot be suspended for other reasons is brought up again:
     /// only itself knows its roles, and clients may come.
     async fn fall_asleep(&mut self, state: State) -> State {
-        let asked = answer_within(STORE_ANSWERS, async { Ok(self.shared.catalog.branch_head(&self.branch).await?) });
+        let asked = answer_within(STORE_ANSWERS, self.shared.catalog.branch_head(&self.branch));
         if let Err(error) = asked.await {
             tracing::warn!(branch = %self.branch, %error, "an idle branch stays awake until the store can take it");
             return state;

@@ -1,7 +1,7 @@
 //! The two small mutable objects: a project's head names its current base, a branch's head
 //! names its manifest and holder. Both change by conditional put only (`store::catalog`).
 
-use super::{BaseId, BranchId, BranchName, NodeId, Nonce, ProjectName, UnixMs};
+use super::{BaseId, BranchId, BranchName, BranchRef, NodeId, Nonce, ProjectName, UnixMs};
 use serde::{Deserialize, Serialize};
 
 /// `v1/project/<project>/head`, as plain JSON with its sum (`store::document`). A base that is not listed here does not exist.
@@ -96,6 +96,31 @@ pub struct BranchHead {
 }
 
 impl BranchHead {
+    /// A branch as it is made from a base: held by nobody, with nothing of its own. Its nonce is given when it is put.
+    pub fn of_base(branch: &BranchRef, id: BranchId, (base, version): (BaseId, u64), epoch: u64, now: UnixMs) -> Self {
+        BranchHead {
+            format: Self::FORMAT,
+            nonce: Nonce::from(""),
+            project: branch.project.clone(),
+            name: branch.branch.clone(),
+            id,
+            base,
+            base_version: version,
+            epoch,
+            seq: 1,
+            holder: None,
+            dirty: false,
+            manifest: None,
+            epoch_start: None,
+            saved_at_ms: 0,
+            parent: format!("base {version}"),
+            created_at_ms: now,
+            used_at_ms: now,
+            own_bytes: 0,
+            deleted_at_ms: None,
+        }
+    }
+
     /// Whether `node` is the one that may write it.
     pub fn is_held_by(&self, node: &NodeId) -> bool {
         self.holder.as_ref().is_some_and(|holder| holder.node == *node)

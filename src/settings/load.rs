@@ -7,6 +7,7 @@ use super::{CacheSettings, Settings};
 use crate::model::Secret;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use toml::{Table, Value};
 
 /// Why the configuration cannot be used; the text says what to change.
@@ -99,7 +100,16 @@ fn explain(message: &str) -> String {
     }
 }
 
+/// Shorter, and the store is asked more often than it answers.
+const LEAST_LEASE: Duration = Duration::from_secs(1);
+
 fn validate(settings: &mut Settings, environment: &BTreeMap<String, String>) -> Result<(), String> {
+    if settings.server.lease < LEAST_LEASE {
+        return Err(format!(
+            "server.lease must be at least {}: it is renewed three times as often",
+            humantime::format_duration(LEAST_LEASE)
+        ));
+    }
     let mut names = HashSet::new();
     for project in &mut settings.projects {
         if !names.insert(project.name.clone()) {
@@ -196,6 +206,14 @@ mod tests {
         assert_eq!(settings.cache.max_bytes.as_u64(), 3 << 39);
         assert_eq!(settings.cache.memory.as_u64(), 32 << 20);
         assert_eq!(settings.projects[0].idle_timeout, Duration::from_secs(9));
+    }
+
+    #[test]
+    fn a_lease_that_would_be_renewed_all_the_time_is_refused() {
+        let lease = |value: &str| with(LEAST, &[("OFFSHOOT_SERVER_LEASE", value)]);
+        assert!(lease("0s").expect_err("refused").contains("server.lease"));
+        assert!(lease("999ms").is_err());
+        assert_eq!(lease("1s").expect("valid").server.lease, Duration::from_secs(1));
     }
 
     #[test]

@@ -423,27 +423,7 @@ mod tests {
     use crate::model::BranchId;
 
     fn head(name: &str, entropy: &Entropy) -> BranchHead {
-        BranchHead {
-            format: BranchHead::FORMAT,
-            nonce: Nonce::random(entropy),
-            project: "shop".parse().expect("a name"),
-            name: name.parse().expect("a name"),
-            id: BranchId::random(entropy),
-            base: BaseId::random(entropy),
-            base_version: 1,
-            epoch: 1,
-            seq: 1,
-            holder: None,
-            dirty: false,
-            manifest: None,
-            epoch_start: None,
-            saved_at_ms: 0,
-            parent: "base 1".to_owned(),
-            created_at_ms: 0,
-            used_at_ms: 0,
-            own_bytes: 0,
-            deleted_at_ms: None,
-        }
+        BranchHead::of_base(&branch(name), BranchId::random(entropy), (BaseId::random(entropy), 1), 1, 0)
     }
 
     fn branch(name: &str) -> BranchRef {

@@ -55,27 +55,9 @@ pub(super) async fn put_packs(catalog: &Catalog, id: &BaseId, count: u32) -> Res
 }
 
 pub(super) fn head(name: &str, base: &BaseId, epoch: u64, entropy: &Entropy, now: UnixMs) -> BranchHead {
-    BranchHead {
-        format: BranchHead::FORMAT,
-        nonce: Nonce::random(entropy),
-        project: project(),
-        name: name.parse().expect("a name"),
-        id: BranchId::random(entropy),
-        base: base.clone(),
-        base_version: 1,
-        epoch,
-        seq: 1,
-        holder: Some(Holder { node: NodeId::from("n"), lease_until_ms: 0 }),
-        dirty: true,
-        epoch_start: None,
-        saved_at_ms: 0,
-        manifest: None,
-        parent: "base 1".to_owned(),
-        created_at_ms: now,
-        used_at_ms: now,
-        own_bytes: 0,
-        deleted_at_ms: None,
-    }
+    let mut head = BranchHead::of_base(&branch(name), BranchId::random(entropy), (base.clone(), 1), epoch, now);
+    (head.holder, head.dirty) = (Some(Holder { node: NodeId::from("n"), lease_until_ms: 0 }), true);
+    head
 }
 
 pub(super) async fn create(catalog: &Catalog, head: BranchHead) -> Result<Held, StoreError> {
