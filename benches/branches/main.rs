@@ -7,6 +7,7 @@
 mod far;
 #[path = "../../tests/fixture/mod.rs"]
 mod fixture;
+mod mount;
 mod table;
 
 use fixture::*;
@@ -44,9 +45,16 @@ fn main() {
         far::wakes(&extent, &mut table);
         return table.print();
     }
-    let short = std::env::args().any(|argument| argument == "--short");
-    let extent = if short { SHORT } else { FULL };
+    let asked = |name: &str| std::env::args().any(|argument| argument == name);
+    let extent = if asked("--short") { SHORT } else { FULL };
     let scratch = Scratch::new();
+    if asked("--mount") {
+        let mut table = Table::default();
+        let small = Size::make(&scratch, "small", extent.filler_mb[0], &extent);
+        let direct = small.direct(&scratch);
+        mount::costs(&extent, &scratch, &small, &direct, &mut table);
+        return table.print();
+    }
     let sizes = [
         Size::make(&scratch, "small", extent.filler_mb[0], &extent),
         Size::make(&scratch, "large", extent.filler_mb[1], &extent),
@@ -59,6 +67,7 @@ fn main() {
     wakes(&extent, &mut small, &mut table);
     throughput(&extent, &small, &direct, &mut table);
     bulk(&extent, &scratch, &small, &direct, &mut table);
+    mount::costs(&extent, &scratch, &small, &direct, &mut table);
     drop(direct);
     bytes(&scratch, &mut small, &mut table);
     drop(small);
@@ -250,17 +259,17 @@ fn throughput(extent: &Extent, small: &Size, direct: &Source, table: &mut Table)
     }
     for (what, arguments) in [("pgbench select-only, 8 clients", &["-S"][..]), ("pgbench TPC-B, 8 clients", &[][..])] {
         progress(what);
-        let [branch, baseline] = take_turns(extent.rounds, &sides, |url| {
-            run_long(url, "checkpoint");
-            let seconds = extent.seconds.to_string();
-            let arguments = [&["-n", "-c", CLIENTS, "-j", "2", "-T", &seconds], arguments].concat();
-            tps(&pgbench(url, &arguments))
-        });
+        let arguments = [&["-c", CLIENTS], arguments].concat();
+        let [branch, baseline] = take_turns(extent.rounds, &sides, |url| pgbench_tps(extent, url, &arguments));
         table.row(what, "transactions/s", &branch, "direct", Some(&baseline));
     }
 }
 
-fn tps(output: &std::process::Output) -> f64 {
+/// Transactions a second after a checkpoint.
+fn pgbench_tps(extent: &Extent, url: &str, arguments: &[&str]) -> f64 {
+    run_long(url, "checkpoint");
+    let threads = if arguments.contains(&"1") { "1" } else { "2" };
+    let output = pgbench(url, &[&["-n", "-j", threads, "-T", &extent.seconds.to_string()], arguments].concat());
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "pgbench: {text} {}", String::from_utf8_lossy(&output.stderr));
     let line = text.lines().find_map(|line| line.strip_prefix("tps = "));

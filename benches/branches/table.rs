@@ -30,6 +30,18 @@ impl Table {
         ]);
     }
 
+    /// How long something takes beside its baseline; the ratio is of speeds, so that more is better as everywhere.
+    pub fn speed(&mut self, what: &str, samples_ms: &[f64], baseline: &str, other_ms: &[f64]) {
+        self.rows.push([
+            what.into(),
+            format!("{} ms", figure(median(samples_ms))),
+            format!("{} ms ({baseline}{})", figure(median(other_ms)), noise(other_ms)),
+            format!("{:.2}", median(other_ms) / median(samples_ms)),
+            samples_ms.len().to_string(),
+            noise(samples_ms).trim_start_matches(", ").into(),
+        ]);
+    }
+
     pub fn latency(&mut self, what: &str, samples: &[f64], baseline: &str, other_ms: f64) {
         let measured = format!("p50 {} ms, p95 {} ms", figure(median(samples)), figure(quantile(samples, 0.95)));
         let beside = format!("p50 {} ms ({baseline})", figure(other_ms));
