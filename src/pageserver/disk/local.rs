@@ -1,11 +1,14 @@
 //! A folder of this machine's file system.
 
 use super::{Disk, DiskFile};
+use nix::libc;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A folder, made when it is opened.
 pub struct LocalDisk {
@@ -18,6 +21,23 @@ pub struct LocalDisk {
 struct LocalFile {
     file: File,
     syncs: bool,
+    /// Bytes written since their way to the disk was last begun.
+    unbegun: AtomicU64,
+}
+
+/// Written bytes of a file whose writeback is begun together. Measured with bulk statements and TPC-B on a mount (ARCHITECTURE.md, "The write path"): with
+/// 4 MiB some gained and some lost, with 16 MiB none lost.
+const BEGIN_WRITEBACK: u64 = 16 << 20;
+
+impl LocalFile {
+    /// Begins to write back what was written, without waiting for it. What comes through FUSE is what the kernel wants written back: a local file system would
+    /// have it on its way to the disk by now. Left in the page cache once more, it would be, all of it, what the next fsync waits for.
+    #[expect(unsafe_code, reason = "sync_file_range(2) has no safe wrapper among our dependencies")]
+    fn begin_writeback(&self) {
+        // An error is left to the fsync, which will have it, too.
+        // SAFETY: the call takes no pointers, and the descriptor is open for as long as `self.file` lives.
+        unsafe { libc::sync_file_range(self.file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+    }
 }
 
 impl LocalDisk {
@@ -37,7 +57,7 @@ impl Disk for LocalDisk {
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let path = self.folder.join(name);
         let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)?;
-        Ok(Arc::new(LocalFile { file, syncs: self.syncs }))
+        Ok(Arc::new(LocalFile { file, syncs: self.syncs, unbegun: AtomicU64::new(0) }))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -76,7 +96,13 @@ impl DiskFile for LocalFile {
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        FileExt::write_all_at(&self.file, bytes, offset)
+        FileExt::write_all_at(&self.file, bytes, offset)?;
+        let length = bytes.len() as u64;
+        if self.syncs && self.unbegun.fetch_add(length, Ordering::Relaxed) + length >= BEGIN_WRITEBACK {
+            self.unbegun.store(0, Ordering::Relaxed);
+            self.begin_writeback();
+        }
+        Ok(())
     }
 
     fn len(&self) -> io::Result<u64> {

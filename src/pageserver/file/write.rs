@@ -35,7 +35,8 @@ impl DataFile {
         let (first, last) = (PageNo::containing(offset), PageNo::containing(end - 1));
         let mut needs = Vec::new();
         let mut edges: Vec<(PageNo, Vec<u8>)> = Vec::new();
-        for page in if first == last { vec![first] } else { vec![first, last] } {
+        let borders = [first, last];
+        for page in borders.into_iter().take(if first == last { 1 } else { 2 }) {
             let whole = page.offset() >= offset && page.offset() + PAGE_SIZE as u64 <= end;
             if whole || state.present.contains(page.0) {
                 continue;

@@ -2,6 +2,7 @@
 //!
 //! A failing seed is named in its assertion; `OFFSHOOT_SEED=<n>` runs that one alone, `OFFSHOOT_SEEDS=<n>` so many of each test.
 
+mod allocations;
 mod cache_faults;
 mod cache_reads;
 mod cache_restart;
