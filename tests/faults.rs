@@ -42,6 +42,9 @@ async fn ends_at(point: FaultPoint) {
             break;
         }
         tokio::time::sleep(Duration::from_millis(random.random_range(0..1500))).await;
+        if point == FaultPoint::ImagePut {
+            shop.psql("shop@x", REWRITTEN);
+        }
         shop.node.run(&["branch", "suspend", "shop@x"]);
         if shop.node.has_ended() {
             break;
@@ -117,6 +120,7 @@ each_point! {
     pages_are_synced: PagesSynced,
     the_journal_is_synced: JournalSynced,
     a_layer_is_put: LayerPut,
+    an_image_is_put: ImagePut,
     a_manifest_is_put: ManifestPut,
     a_boot_object_is_put: BootPut,
     an_upload_is_published: UploadPublished,

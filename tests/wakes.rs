@@ -105,3 +105,62 @@ fn a_boot_object_is_a_shortcut_and_never_the_truth() {
         shop.node.wipe();
     }
 }
+
+/// What REWRITTEN makes.
+const REWRITTEN_QUERY: &str =
+    "select pg_relation_size('rewritten') / 8192 >= 8900, count(*), sum(n), sum(ascii(text)) from rewritten";
+
+fn keys_of(shop: &Shop, kind: &str) -> Vec<String> {
+    let part = format!("/{kind}/");
+    shop.moto().keys().into_iter().filter(|key| key.contains("v1/branch/") && key.contains(&part)).collect()
+}
+
+#[test]
+fn a_branch_that_rewrote_most_of_its_base_wakes_from_an_image_of_its_own() {
+    let mut shop = Fixture::new().moto().start();
+    shop.psql("shop@x", REWRITTEN);
+    let rewritten = shop.psql("shop@x", REWRITTEN_QUERY);
+    assert!(rewritten.starts_with("t|108000|"), "{rewritten}");
+    asleep_and_wiped(&mut shop);
+    let (indexes, layers) = (keys_of(&shop, "index"), keys_of(&shop, "layer"));
+    assert_eq!((indexes.len(), keys_of(&shop, "pack").len()), (1, 1), "one image");
+    assert_eq!(layers.len(), 1, "and what was written since: {layers:?}");
+    start_warm(&mut shop);
+    let before = requests(&shop.node);
+    assert_eq!(shop.psql("shop@x", QUERY), "1500|1000");
+    let asked = since(&shop.node, &before);
+    assert!(asked[0].1 <= 3, "{asked:?}");
+    assert_eq!(asked[1..], [("range", 0), ("create", 0), ("conditional_put", 1), ("list", 0)]);
+    assert_eq!(shop.psql("shop@x", REWRITTEN_QUERY), rewritten);
+    check_clean(&shop.node.url(POSTGRES, "shop@x"));
+
+    // An image over an image, which goes on pointing to the base's packs.
+    shop.psql("shop@x", REWRITTEN);
+    shop.psql("shop@x", "insert into kept select 7; create table later as select 1 as n");
+    shop.node.succeed(&["branch", "suspend", "shop@x"]);
+    assert_eq!(keys_of(&shop, "index").len(), 2);
+    shop.node.stop();
+    shop.node.wipe();
+    shop.node.start();
+    assert_eq!(shop.psql("shop@x", REWRITTEN_QUERY), rewritten);
+    assert_eq!(shop.psql("shop@x", QUERY), "1500|1001");
+    assert_eq!(shop.psql("shop@x", "select n from later"), "1");
+    check_clean(&shop.node.url(POSTGRES, "shop@x"));
+    shop.node.succeed(&["branch", "suspend", "shop@x"]);
+
+    shop.node.succeed(&["fsck"]);
+    for kind in ["index", "pack"] {
+        let newest = keys_of(&shop, kind).pop().expect("it is there");
+        let whole = shop.moto().read(&newest);
+        let mut damaged = whole.clone();
+        damaged[whole.len() / 2] ^= 4;
+        shop.moto().write(&newest, &damaged);
+        let found = String::from_utf8_lossy(&shop.node.run(&["fsck", "--json"]).stdout).into_owned();
+        let key = newest.trim_start_matches("some/prefix/");
+        assert!(found.contains(key) && found.contains("shop@x"), "{key}: {found}");
+        shop.moto().write(&newest, &whole);
+    }
+    shop.node.succeed(&["branch", "delete", "shop@x"]);
+    let garbage = shop.node.succeed(&["gc", "--dry-run"]);
+    assert!(garbage.contains("image"), "{garbage}");
+}

@@ -79,7 +79,8 @@ pub(super) async fn recorded(volume: &Volume) -> Option<Arc<Recorded>> {
 
 /// What a suspend hands over for the boot object.
 pub(super) struct Written {
-    pub recorded: Arc<Recorded>,
+    /// What the next start will read.
+    pub ranges: Vec<StoredRange>,
     /// Parts of the layers that were just put.
     pub fresh: Vec<(StoredRange, Bytes)>,
 }
@@ -94,11 +95,15 @@ pub(super) async fn write(
     let mut writer = BootWriter::default();
     writer.document(&reference.key, document);
     written.fresh.into_iter().for_each(|(range, bytes)| writer.range(range, bytes));
-    let layers: HashSet<&str> = manifest.layers.iter().map(|layer| layer.key.as_str()).collect();
-    let of_dropped_layer =
-        |range: &StoredRange| range.key.starts_with(keys::BRANCHES) && !layers.contains(range.key.as_str());
-    for range in &written.recorded.ranges {
-        if !base_has.contains(range) && !of_dropped_layer(range) && writer.wants(range) {
+    let layers = manifest.layers.iter().map(|layer| layer.key.as_str());
+    let image = manifest.image.iter().flat_map(|image| {
+        let packs = image.packs.iter().map(|pack| pack.key.as_str());
+        packs.chain([image.index.as_str()])
+    });
+    let kept: HashSet<&str> = layers.chain(image).collect();
+    let is_dropped = |range: &StoredRange| range.key.starts_with(keys::BRANCHES) && !kept.contains(range.key.as_str());
+    for range in &written.ranges {
+        if !base_has.contains(range) && !is_dropped(range) && writer.wants(range) {
             writer.range(range.clone(), shared.cache.read_stored(range).await?);
         }
     }

@@ -14,7 +14,7 @@ use super::place::Place;
 use super::shared::Shared;
 use crate::model::fault::{self, FaultPoint};
 use crate::model::{BranchHead, BranchId, BranchManifest, BranchRef};
-use crate::pageserver::{Volume, VolumeSource};
+use crate::pageserver::{Base, Volume, VolumeSource};
 use crate::settings::{Durability, ProjectSettings};
 use crate::store::{Created, Held, Lookup, StoreError};
 use std::path::Path;
@@ -349,9 +349,13 @@ async fn open_volume(
 ) -> Result<Arc<Volume>, LifecycleError> {
     let links = links(place);
     let links: Vec<(&str, &Path)> = links.iter().map(|(name, target)| (*name, target.as_path())).collect();
+    let (base, last_base_id) = match manifest.and_then(|manifest| manifest.image.as_ref()) {
+        Some(image) => (Arc::new(Base::open_image(shared.cache.clone(), image).await?), image.last_file_id),
+        None => (base.base.clone(), base.manifest.last_file_id),
+    };
     let source = VolumeSource {
-        base: base.base.clone(),
-        last_base_id: base.manifest.last_file_id,
+        base,
+        last_base_id,
         layers: manifest.map_or(&[], |manifest| &manifest.layers),
         tree: manifest.map(|manifest| &manifest.tree),
         links: &links,

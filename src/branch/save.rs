@@ -10,11 +10,11 @@ use super::awake::blocking;
 use super::error::LifecycleError;
 use super::provision::Up;
 use super::shared::Shared;
-use super::suspend::by_upload;
+use super::suspend::{by_upload, stored_bytes};
 use super::wal;
 use crate::compute;
 use crate::model::fault::{self, FaultPoint};
-use crate::model::{BranchHead, BranchManifest, LayerRef, ManifestRef, Nonce, PAGE_SIZE, UnixMs};
+use crate::model::{BranchHead, BranchManifest, Image, LayerRef, ManifestRef, Nonce, PAGE_SIZE, UnixMs};
 use crate::pageserver::{PageError, Snapshot, Volume, build_snapshot_upload};
 use crate::store::keys;
 use std::path::PathBuf;
@@ -61,6 +61,7 @@ struct Subject {
     volume: Arc<Volume>,
     wal: PathBuf,
     head: BranchHead,
+    image: Option<Image>,
     origin: Vec<LayerRef>,
 }
 
@@ -73,6 +74,7 @@ impl Saving {
             volume: up.awake.volume().clone(),
             wal: up.place.wal(),
             head: up.held.head.clone(),
+            image: up.manifest.as_ref().and_then(|manifest| manifest.image.clone()),
             origin: up.manifest.iter().flat_map(|manifest| manifest.layers.clone()).collect(),
         };
         let cancelled = Arc::new(AtomicBool::new(false));
@@ -114,7 +116,7 @@ async fn save(
     let all = by_upload(&uploaded).len() >= MOST_UPLOADS;
     let built = blocking(move || {
         let runtime = Handle::current();
-        let Subject { volume, wal: folder, head, origin, .. } = subject;
+        let Subject { volume, wal: folder, head, image, origin, .. } = subject;
         let (snapshot, (segments, content)) = volume.freeze(all, &runtime, || {
             let control = wal::control_file_near(&volume, control)?;
             wal::since_checkpoint(&control, &folder)
@@ -134,9 +136,10 @@ async fn save(
         let layers = build_snapshot_upload(&snapshot, &content, key, &mut put)?;
         let kept = origin.into_iter().chain(uploaded.into_iter().filter(|_| !all));
         let manifest = BranchManifest {
-            format: BranchManifest::FORMAT,
+            format: BranchManifest::format_with(image.as_ref()),
             branch: head.id.clone(),
             base: head.base.clone(),
+            image,
             layers: kept.chain(layers.iter().cloned()).collect(),
             tree: snapshot.tree().clone(),
             wal: segments,
@@ -146,7 +149,7 @@ async fn save(
         let key = keys::manifest(&head.id, head.epoch, head.seq + 1, &Nonce::random(&entropy));
         let (reference, document) = runtime.block_on(catalog.create_manifest(key, &manifest))?;
         fault::pass(FaultPoint::ManifestPut);
-        let own_bytes = manifest.layers.iter().map(|layer| layer.bytes).sum::<u64>() + document.len() as u64;
+        let own_bytes = stored_bytes(&manifest) + document.len() as u64;
         Ok(Saved { snapshot, layers, reference, own_bytes, at_ms, wal_position })
     });
     built.await.map(Some)

@@ -12,10 +12,13 @@ use super::provision::{Down, Up};
 use super::shared::Shared;
 use super::wal;
 use crate::model::fault::{self, FaultPoint};
-use crate::model::{BranchManifest, BranchRef, Database, LayerRef, Nonce, Role};
-use crate::pageserver::{Selection, Upload, boot_ranges, build_upload};
+use crate::model::{BranchManifest, BranchRef, Database, Image, LayerRef, Nonce, Role, TreeDiff, WalSegment};
+use crate::pageserver::{
+    BuiltImage, ImageNames, Recorded as Touched, Selection, Upload, boot_ranges, build_image, build_upload, wants_image,
+};
 use crate::store::keys;
 use bytes::Bytes;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Uploads whose layers a sleeping branch may have; with those of an epoch (`save`) they are at most 16. One upload makes one layer for each 128 MiB.
@@ -60,10 +63,9 @@ pub(super) async fn upload(
     let head = &down.held.head;
     let (epoch, seq) = (head.epoch, head.seq + 1);
     let key = keys::manifest(&head.id, epoch, seq, &Nonce::random(&shared.ambient.entropy));
-    let layer_bytes: u64 = manifest.layers.iter().map(|layer| layer.bytes).sum();
     let (reference, document) = shared.catalog.create_manifest(key, &manifest).await?;
     fault::pass(FaultPoint::ManifestPut);
-    let mut own_bytes = layer_bytes + document.len() as u64;
+    let mut own_bytes = stored_bytes(&manifest) + document.len() as u64;
     if let Some(boot) = boot {
         match boot::write(shared, (&reference, &manifest, document), &down.base.boot_ranges, boot).await {
             Ok(bytes) => {
@@ -114,7 +116,16 @@ async fn clear(branch: &BranchRef, down: &Down) {
     }
 }
 
-/// Writes the layers and says what the manifest will hold.
+/// Bytes of the objects that are the branch's alone, but for the manifest itself and the boot object.
+pub(super) fn stored_bytes(manifest: &BranchManifest) -> u64 {
+    let of_image = manifest.image.as_ref().map_or(0, |image| {
+        let own = image.packs.iter().filter(|pack| pack.key.starts_with(keys::BRANCHES));
+        image.index_bytes + own.map(|pack| pack.bytes).sum::<u64>()
+    });
+    manifest.layers.iter().map(|layer| layer.bytes).sum::<u64>() + of_image
+}
+
+/// Writes the layers, or an image, and says what the manifest will hold.
 async fn plan(
     shared: &Shared,
     down: &Down,
@@ -128,6 +139,27 @@ async fn plan(
     let folder = down.place.wal();
     let segment = blocking(move || wal::segment_of_folder(&control, &folder)).await?;
 
+    let manifest = |image: Option<Image>, layers, tree| BranchManifest {
+        format: BranchManifest::format_with(image.as_ref()),
+        branch: down.held.head.id.clone(),
+        base: down.held.head.base.clone(),
+        image,
+        layers,
+        tree,
+        wal: vec![segment.clone()],
+        databases: recorded.databases,
+        roles: recorded.roles,
+    };
+    let former = down.manifest.as_ref().and_then(|manifest| manifest.image.clone());
+    let beneath = former.as_ref().map_or(down.base.manifest.logical_bytes, |image| image.logical_bytes);
+    let volume = down.volume.clone();
+    let own_pages = blocking(move || Ok(volume.own_pages() + volume.layered_pages())).await?;
+    if wants_image(own_pages, beneath) {
+        let (image, boot) = make_image(shared, down, &segment, started).await?;
+        let tree = TreeDiff { next_id: image.last_file_id + 1, ..TreeDiff::default() };
+        return Ok((manifest(Some(image), Vec::new(), tree), boot));
+    }
+
     let origin: Vec<LayerRef> = down.manifest.iter().flat_map(|manifest| manifest.layers.clone()).collect();
     let uploaded = down.volume.uploaded();
     let (selection, kept) = select(origin, uploaded, down.volume.unpublished_pages());
@@ -136,11 +168,10 @@ async fn plan(
     let (id, epoch, seq) = (head.id.clone(), head.epoch, head.seq);
     let key = move |number: usize| keys::layer(&id, epoch, seq + number as u64, &nonce);
     let (volume, store, folder) = (down.volume.clone(), shared.catalog.store().clone(), down.place.wal());
-    let (segments, runtime) = (vec![segment], tokio::runtime::Handle::current());
-    let wal = segments.clone();
+    let (wal, runtime) = (segment.clone(), tokio::runtime::Handle::current());
     let touched = started.clone();
     let (Upload { layers, tree }, fresh) = blocking(move || {
-        let wal = wal::read_pages(&folder, &wal)?;
+        let wal = wal::read_pages(&folder, &[wal])?;
         let mut fresh = Vec::new();
         let mut put = |layer: LayerRef, bytes: Vec<u8>| {
             for range in touched.iter().flat_map(|touched| boot_ranges(&layer, &bytes, &touched.places)) {
@@ -155,18 +186,41 @@ async fn plan(
         Ok((upload, fresh))
     })
     .await?;
-    let boot = started.map(|recorded| boot::Written { recorded, fresh });
-    let manifest = BranchManifest {
-        format: BranchManifest::FORMAT,
-        branch: head.id.clone(),
-        base: head.base.clone(),
-        layers: kept.into_iter().chain(layers).collect(),
-        tree,
-        wal: segments,
-        databases: recorded.databases,
-        roles: recorded.roles,
+    let boot = started.map(|recorded| boot::Written { ranges: recorded.ranges.clone(), fresh });
+    Ok((manifest(former, kept.into_iter().chain(layers).collect(), tree), boot))
+}
+
+/// Writes an image of the stopped branch, in place of all its layers.
+async fn make_image(
+    shared: &Shared,
+    down: &Down,
+    segment: &WalSegment,
+    started: Option<Arc<Touched>>,
+) -> Result<(Image, Option<boot::Written>), LifecycleError> {
+    let head = &down.held.head;
+    let nonce = Nonce::random(&shared.ambient.entropy);
+    let (id, epoch, seq) = (head.id.clone(), head.epoch, head.seq);
+    let index = keys::image_index(&id, epoch, seq, &nonce);
+    let pack = Box::new(move |number: u32| keys::image_pack(&id, epoch, seq + u64::from(number), &nonce));
+    let (volume, store, place) = (down.volume.clone(), shared.catalog.store().clone(), down.place.clone());
+    let (wal, runtime) = (segment.clone(), tokio::runtime::Handle::current());
+    let built: BuiltImage = blocking(move || {
+        let wal = wal::read_pages(&place.wal(), &[wal])?;
+        let names = ImageNames { index, pack };
+        let built = build_image(&volume, &wal, names, (store, &place.run()), &runtime);
+        let built = built.map_err(|e| LifecycleError::Other(format!("its image cannot be written: {e}")))?;
+        fault::pass(FaultPoint::ImagePut);
+        Ok(built)
+    })
+    .await?;
+    let boot = match started {
+        Some(recorded) => {
+            let ranges = built.boot_ranges(shared.cache.clone(), &recorded).await?;
+            Some(boot::Written { ranges, fresh: Vec::new() })
+        }
+        None => None,
     };
-    Ok((manifest, boot))
+    Ok((built.image, boot))
 }
 
 /// Which layers a suspend merges into its own, and which it leaves: from the newest upload back while they are small beside what is written

@@ -44,6 +44,8 @@ fault_points! {
     JournalSynced = "journal-synced",
     /// A layer is in the store; no manifest names it yet.
     LayerPut = "layer-put",
+    /// A branch's image, all its packs and its index, is in the store; no manifest names it yet.
+    ImagePut = "image-put",
     /// A manifest is in the store; no head names it yet.
     ManifestPut = "manifest-put",
     /// A boot object is in the store; no head names its manifest yet.

@@ -142,12 +142,42 @@ pub struct LayerRef {
     pub pages: u64,
 }
 
+/// What a branch that rewrote most of its base reads in the base's stead: a whole data directory with an index of its own. Frames that the branch
+/// left alone stay in the packs where they were, the base's among them, so that nothing is copied and all that share them go on doing so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// Full key of its index, which is what its own frames are summed with, too.
+    pub index: String,
+    /// Bytes of that object.
+    pub index_bytes: u64,
+    /// In the order in which its frames count them.
+    pub packs: Vec<ImagePack>,
+    /// Highest [`FileId`] in use; the branch goes on with the next.
+    pub last_file_id: u64,
+    pub files: u64,
+    /// Bytes of all files together.
+    pub logical_bytes: u64,
+}
+
+/// One pack that an image needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImagePack {
+    /// Full object key.
+    pub key: String,
+    /// What its frames are summed with: a base's id, or the key of an image's index.
+    pub owner: String,
+    pub bytes: u64,
+}
+
 /// `v1/branch/<branch-id>/manifest/<epoch>-<seq>-<nonce>`: all a wake needs beside the base.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BranchManifest {
     pub format: u32,
     pub branch: BranchId,
     pub base: BaseId,
+    /// What its layers lie over, where that is not the base.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Image>,
     /// Flat and complete, oldest first: a read never walks ancestors.
     pub layers: Vec<LayerRef>,
     pub tree: TreeDiff,
@@ -158,6 +188,11 @@ pub struct BranchManifest {
 }
 
 impl BranchManifest {
-    /// The only format there is yet.
-    pub const FORMAT: u32 = 1;
+    /// The newest format there is: 2 has an image, which a reader of format 1 would pass over.
+    pub const FORMAT: u32 = 2;
+
+    /// The oldest format that can hold a manifest with, or without, an image.
+    pub fn format_with(image: Option<&Image>) -> u32 {
+        if image.is_some() { 2 } else { 1 }
+    }
 }

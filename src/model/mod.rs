@@ -15,8 +15,8 @@ pub use ambient::{Ambient, Clock, Entropy, UnixMs};
 pub use head::{BranchHead, EpochStart, Holder, ManifestRef, ProjectHead, SealedBase};
 pub use id::{BaseId, BranchId, FileId, NodeId, Nonce, PAGE_SIZE, PageNo, SYMLINK_TARGET_MAX};
 pub use manifest::{
-    BaseManifest, BranchManifest, Cluster, Database, Entry, FileKind, LayerRef, Origin, PackRef, Tombstone, TreeDiff,
-    WalSegment,
+    BaseManifest, BranchManifest, Cluster, Database, Entry, FileKind, Image, ImagePack, LayerRef, Origin, PackRef,
+    Tombstone, TreeDiff, WalSegment,
 };
 pub use name::{BranchName, BranchRef, NameError, ProjectName, Target};
 pub use role::Role;

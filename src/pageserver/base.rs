@@ -1,11 +1,11 @@
-//! A sealed (or staged) base, opened for reading: index and packs.
+//! A sealed (or staged) base, or a branch's own image, opened for reading: index and packs.
 
 use super::PageError;
 use super::cache::{CachedObject, PageCache, Wanted};
 use super::frame::{FRAME_SIZE, FrameRef, Identity};
 use super::index::{Index, Listing};
 use super::volume::StoredRange;
-use crate::model::{BaseId, BaseManifest, FileId, PackRef, ProjectName};
+use crate::model::{BaseId, BaseManifest, FileId, Image, ImagePack, PackRef, ProjectName};
 use crate::store::keys;
 use bytes::Bytes;
 use futures::future::try_join_all;
@@ -19,12 +19,19 @@ pub struct Extent {
     pub size: u64,
 }
 
-/// One base, shared by all branches on it.
+/// One base, shared by all branches on it; or one branch's image.
 pub struct Base {
-    id: BaseId,
+    /// Whose index it is: a base's id, or the key of an image's index.
+    owner: String,
     index: Index,
-    packs: Vec<CachedObject>,
+    packs: Vec<Pack>,
     cache: PageCache,
+}
+
+struct Pack {
+    object: CachedObject,
+    /// What its frames are summed with.
+    owner: String,
 }
 
 impl Base {
@@ -43,10 +50,32 @@ impl Base {
         index_bytes: u64,
         packs: &[PackRef],
     ) -> Result<Base, PageError> {
-        let index = Index::open(cache.clone(), index_key, index_bytes, id.to_string()).await?;
-        let packs =
-            packs.iter().map(|pack| cache.object(&keys::base_pack(project, id, pack.number), pack.bytes)).collect();
-        Ok(Base { id: id.clone(), index, packs, cache })
+        let key = |pack: &PackRef| keys::base_pack(project, id, pack.number);
+        let packs = packs.iter().map(|pack| ImagePack { key: key(pack), owner: id.to_string(), bytes: pack.bytes });
+        Self::open_with(cache, id.to_string(), (&index_key, index_bytes), packs).await
+    }
+
+    /// Opens a branch's image.
+    pub async fn open_image(cache: PageCache, image: &Image) -> Result<Base, PageError> {
+        let index = (image.index.as_str(), image.index_bytes);
+        Self::open_with(cache, image.index.clone(), index, image.packs.iter().cloned()).await
+    }
+
+    async fn open_with(
+        cache: PageCache,
+        owner: String,
+        (index_key, index_bytes): (&str, u64),
+        packs: impl Iterator<Item = ImagePack>,
+    ) -> Result<Base, PageError> {
+        let index = Index::open(cache.clone(), index_key.to_owned(), index_bytes, owner.clone()).await?;
+        let packs = packs.map(|pack| Pack { object: cache.object(&pack.key, pack.bytes), owner: pack.owner }).collect();
+        Ok(Base { owner, index, packs, cache })
+    }
+
+    /// The pack that its frames count as `number`, for an image that goes on needing it.
+    pub(super) fn pack_reference(&self, number: u32) -> Result<ImagePack, PageError> {
+        let pack = self.pack(number)?;
+        Ok(ImagePack { key: pack.object.key().to_owned(), owner: pack.owner.clone(), bytes: pack.object.bytes() })
     }
 
     /// Entries of a directory, if they are in memory.
@@ -67,7 +96,7 @@ impl Base {
             return Some(Ok(zeros(content_length(extent, number))));
         }
         let pack = self.packs.get(frame.object as usize)?;
-        self.cache.near_frame(pack, self.wanted(file, extent, number, frame))
+        self.cache.near_frame(&pack.object, pack.wanted(file, extent, number, frame))
     }
 
     /// Contents of frames of a file, in the order of `numbers`: what lies together in a pack comes together.
@@ -78,10 +107,13 @@ impl Base {
         for (at, place) in places.iter().enumerate().filter(|(_, place)| !place.is_zero()) {
             by_pack.entry(place.object).or_default().push(at);
         }
-        let loads = by_pack.into_iter().map(|(pack, spots)| {
-            let wanted: Vec<Wanted<'_>> =
-                spots.iter().map(|at| self.wanted(file, extent, numbers[*at], places[*at])).collect();
-            async move { Ok::<_, PageError>((spots, self.cache.frames(self.pack(pack)?, &wanted).await?)) }
+        let places = &places;
+        let loads = by_pack.into_iter().map(|(pack, spots)| async move {
+            let pack = self.pack(pack)?;
+            let wanted = spots.iter().map(|at| pack.wanted(file, extent, numbers[*at], places[*at]));
+            let wanted: Vec<Wanted<'_>> = wanted.collect();
+            let loaded = self.cache.frames(&pack.object, &wanted).await?;
+            Ok::<_, PageError>((spots, loaded))
         });
         for (spots, loaded) in try_join_all(loads).await? {
             for (at, content) in spots.into_iter().zip(loaded) {
@@ -95,7 +127,7 @@ impl Base {
     pub(super) fn read_ahead(&self, file: FileId, frames: Vec<(FrameRef, u32)>) {
         let Some(pack) = frames.first().and_then(|(frame, _)| self.packs.get(frame.object as usize)) else { return };
         let frames = frames.into_iter().map(|(frame, number)| (frame, file, number)).collect();
-        self.cache.read_ahead(pack, self.id.as_str(), frames);
+        self.cache.read_ahead(&pack.object, &pack.owner, frames);
     }
 
     /// Where the index keeps a frame, for read-ahead, and for sealing: unchanged frames are pointed to, not copied.
@@ -114,22 +146,24 @@ impl Base {
             ranges.extend(self.index.frame_page_at(place));
             let frame = self.index.frame(place).await?;
             if !frame.is_zero() {
-                ranges.push(StoredRange::of(self.pack(frame.object)?, frame.range()));
+                ranges.push(StoredRange::of(&self.pack(frame.object)?.object, frame.range()));
             }
         }
         listings.for_each(|directory| ranges.extend(self.index.listing_ranges(directory)));
         Ok(ranges)
     }
 
-    fn pack(&self, number: u32) -> Result<&CachedObject, PageError> {
+    fn pack(&self, number: u32) -> Result<&Pack, PageError> {
         self.packs.get(number as usize).ok_or_else(|| PageError::Damaged {
-            object: format!("base {}", self.id),
+            object: format!("base {}", self.owner),
             what: format!("its index names a pack {number} that is not in its manifest"),
         })
     }
+}
 
+impl Pack {
     fn wanted(&self, file: FileId, extent: Extent, number: u32, frame: FrameRef) -> Wanted<'_> {
-        let identity = Identity { owner: self.id.as_str(), file, number };
+        let identity = Identity { owner: &self.owner, file, number };
         Wanted { frame, identity, length: content_length(extent, number) }
     }
 }

@@ -8,7 +8,7 @@ use super::base::{Base, Extent};
 use super::frame::{FRAME_SIZE, FrameEncoder, FrameRef, Identity};
 use super::index::{Record, write_index};
 use super::{PageCache, PageError};
-use crate::model::{BaseId, FileId, FileKind, PackRef, ProjectName};
+use crate::model::{BaseId, FileId, FileKind, ImagePack, PackRef, ProjectName};
 use crate::store::{Store, StoreError, keys};
 use object_store::PutPayload;
 use std::collections::HashMap;
@@ -40,6 +40,8 @@ pub enum WriteError {
 
 /// Writes a data directory, file by file as it comes, into packs in the store.
 pub struct BaseWriter {
+    project: ProjectName,
+    id: BaseId,
     packs: PackWriter,
     directories: HashMap<String, FileId>,
     records: HashMap<(FileId, String), Record>,
@@ -65,8 +67,11 @@ impl BaseWriter {
         scratch: &Path,
         runtime: Handle,
     ) -> Result<Self, WriteError> {
+        let names = PackNames::of_base(project, base);
         Ok(Self {
-            packs: PackWriter::new(store, project.clone(), base.clone(), scratch.join("frames"), runtime, Vec::new())?,
+            project: project.clone(),
+            id: base.clone(),
+            packs: PackWriter::new(store, names, scratch.join("frames"), runtime, Vec::new())?,
             directories: HashMap::from([(String::new(), FileId::ROOT)]),
             records: HashMap::new(),
             next_id: FileId::FIRST.0,
@@ -111,10 +116,10 @@ impl BaseWriter {
     /// Flushes the last pack and writes the index that the private start reads.
     pub fn finish(self) -> Result<StagedBase, WriteError> {
         let records = self.records.into_values().collect();
-        let (project, id) = (self.packs.project.clone(), self.packs.base.clone());
-        let key = keys::base_staged_index(&project, &id);
+        let key = keys::base_staged_index(&self.project, &self.id);
         let (packs, index_bytes) = self.packs.finish(key, records)?;
-        Ok(StagedBase { project, id, packs, index_bytes, last_file_id: self.next_id - 1 })
+        let (packs, last_file_id) = (of_base(packs), self.next_id - 1);
+        Ok(StagedBase { project: self.project, id: self.id, packs, index_bytes, last_file_id })
     }
 
     fn record(&mut self, parent: FileId, name: &str, kind: FileKind, mode: u32) -> Record {
@@ -138,15 +143,36 @@ impl StagedBase {
     }
 }
 
-/// Frames in, packs and a frame table out: what writing and sealing a base share.
+/// Whose packs are written: what frames are summed with, and the key of the n-th pack.
+pub(super) struct PackNames {
+    pub owner: String,
+    pub key: Box<dyn Fn(u32) -> String + Send>,
+}
+
+impl PackNames {
+    pub(super) fn of_base(project: &ProjectName, base: &BaseId) -> PackNames {
+        let (project, id) = (project.clone(), base.clone());
+        PackNames { owner: base.to_string(), key: Box::new(move |number| keys::base_pack(&project, &id, number)) }
+    }
+}
+
+/// A base's packs are numbered by their places.
+pub(super) fn of_base(packs: Vec<ImagePack>) -> Vec<PackRef> {
+    (0..).zip(packs).map(|(number, pack)| PackRef { number, bytes: pack.bytes }).collect()
+}
+
+/// Frames in, packs and a frame table out: what writing and sealing a base and making an image share.
 pub(super) struct PackWriter {
     store: Store,
     runtime: Handle,
-    project: ProjectName,
-    base: BaseId,
+    names: PackNames,
     encoder: FrameEncoder,
+    /// The pack that is being filled, and its place in `packs` once it has a frame.
     pack: Vec<u8>,
-    packs: Vec<PackRef>,
+    filling: Option<u32>,
+    packs: Vec<ImagePack>,
+    /// Places of packs of another base or image, by the numbers they have there.
+    foreign: HashMap<u32, u32>,
     uploads: JoinSet<Result<(), StoreError>>,
     table: BufWriter<File>,
     table_path: PathBuf,
@@ -159,22 +185,24 @@ impl PackWriter {
     /// `packs` are those the base already has. The frame table goes to `table_path`, which must not exist.
     pub(super) fn new(
         store: Store,
-        project: ProjectName,
-        base: BaseId,
+        names: PackNames,
         table_path: PathBuf,
         runtime: Handle,
         packs: Vec<PackRef>,
     ) -> Result<Self, WriteError> {
         let table = OpenOptions::new().create_new(true).read(true).write(true).open(&table_path);
         let table = table.map_err(|source| WriteError::Scratch { path: table_path.clone(), source })?;
+        let known =
+            |pack: PackRef| ImagePack { key: (names.key)(pack.number), owner: names.owner.clone(), bytes: pack.bytes };
         Ok(Self {
             store,
             runtime,
-            project,
-            base,
+            packs: packs.into_iter().map(known).collect(),
+            names,
             encoder: FrameEncoder::new(),
             pack: Vec::with_capacity(PACK_SIZE + FRAME_SIZE),
-            packs,
+            filling: None,
+            foreign: HashMap::new(),
             uploads: JoinSet::new(),
             table: BufWriter::new(table),
             table_path,
@@ -210,9 +238,14 @@ impl PackWriter {
 
     /// Adds one frame of new content.
     pub(super) fn write_frame(&mut self, file: FileId, number: u32, content: &[u8]) -> Result<(), WriteError> {
-        let identity = Identity { owner: self.base.as_str(), file, number };
-        let pack_number = self.packs.len() as u32;
-        let frame = self.encoder.append(identity, pack_number, content, &mut self.pack);
+        let identity = Identity { owner: &self.names.owner, file, number };
+        let place = self.filling.unwrap_or(self.packs.len() as u32);
+        let frame = self.encoder.append(identity, place, content, &mut self.pack);
+        if self.filling.is_none() && !frame.is_zero() {
+            // Its length and key are known once it is put.
+            self.packs.push(ImagePack { key: String::new(), owner: self.names.owner.clone(), bytes: 0 });
+            self.filling = Some(place);
+        }
         self.point_to(frame)?;
         if self.pack.len() >= PACK_SIZE { self.put_pack() } else { Ok(()) }
     }
@@ -227,17 +260,36 @@ impl PackWriter {
         Ok(())
     }
 
-    fn put_pack(&mut self) -> Result<(), WriteError> {
-        if self.pack.is_empty() {
-            return Ok(());
+    /// Adds one frame that is in a pack of another base or image, which `pack` names.
+    pub(super) fn point_to_foreign(
+        &mut self,
+        frame: FrameRef,
+        pack: impl FnOnce() -> Result<ImagePack, PageError>,
+    ) -> Result<(), WriteError> {
+        if frame.is_zero() {
+            return self.point_to(frame);
         }
+        let place = match self.foreign.get(&frame.object) {
+            Some(place) => *place,
+            None => {
+                self.packs.push(pack()?);
+                let place = self.packs.len() as u32 - 1;
+                self.foreign.insert(frame.object, place);
+                place
+            }
+        };
+        self.point_to(frame.in_object(place))
+    }
+
+    fn put_pack(&mut self) -> Result<(), WriteError> {
+        let Some(place) = self.filling.take() else { return Ok(()) };
         while self.uploads.len() >= UPLOADS {
             self.wait_for_upload()?;
         }
-        let number = self.packs.len() as u32;
         let bytes = std::mem::replace(&mut self.pack, Vec::with_capacity(PACK_SIZE + FRAME_SIZE));
-        self.packs.push(PackRef { number, bytes: bytes.len() as u64 });
-        let key = keys::base_pack(&self.project, &self.base, number);
+        let key = (self.names.key)(place);
+        let pack = &mut self.packs[place as usize];
+        (pack.key, pack.bytes) = (key.clone(), bytes.len() as u64);
         let store = self.store.clone();
         self.uploads.spawn_on(async move { store.create(&key, PutPayload::from(bytes)).await }, &self.runtime);
         Ok(())
@@ -252,14 +304,14 @@ impl PackWriter {
     }
 
     /// Waits for all packs, then writes the index to `key`. Returns all packs and the index's length.
-    pub(super) fn finish(mut self, key: String, records: Vec<Record>) -> Result<(Vec<PackRef>, u64), WriteError> {
+    pub(super) fn finish(mut self, key: String, records: Vec<Record>) -> Result<(Vec<ImagePack>, u64), WriteError> {
         self.put_pack()?;
         while !self.uploads.is_empty() {
             self.wait_for_upload()?;
         }
         let scratch = |source| WriteError::Scratch { path: self.table_path.clone(), source };
         let mut table = self.table.into_inner().map_err(|e| scratch(e.into_error()))?;
-        let length = write_index(&mut table, self.base.as_str(), records).map_err(scratch)?;
+        let length = write_index(&mut table, &self.names.owner, records).map_err(scratch)?;
         let bytes = std::fs::read(&self.table_path).map_err(scratch)?;
         self.runtime.block_on(self.store.create(&key, bytes))?;
         std::fs::remove_file(&self.table_path).map_err(scratch)?;

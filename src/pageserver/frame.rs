@@ -62,6 +62,11 @@ impl FrameRef {
         start..start + self.stored() as u64
     }
 
+    /// The same frame, where its object is counted as `object`.
+    pub fn in_object(self, object: u32) -> FrameRef {
+        FrameRef { object, ..self }
+    }
+
     pub fn encode(&self, out: &mut Vec<u8>) {
         for word in [self.object, self.offset, self.length, self.crc] {
             out.extend_from_slice(&word.to_le_bytes());

@@ -4,13 +4,14 @@
 //! transient files, and WAL but for the one segment that a start reads.
 
 use super::base::{Extent, content_length};
-use super::base_writer::PackWriter;
+use super::base_writer::{PackNames, PackWriter, of_base};
 use super::frame::{FRAME_SIZE, PAGES_PER_FRAME};
 use super::index::Record;
 use super::volume::Volume;
-use super::{StagedBase, WriteError};
+use super::{Attributes, DataFile, StagedBase, WriteError};
 use crate::model::{FileId, FileKind, PAGE_SIZE, PackRef, PageNo, WalSegment};
 use crate::store::{Store, keys};
+use std::collections::HashSet;
 use std::path::Path;
 use tokio::runtime::Handle;
 
@@ -39,44 +40,57 @@ pub fn seal(
     runtime: Handle,
 ) -> Result<SealedParts, WriteError> {
     let table = scratch.join("sealed-frames");
-    let packs = PackWriter::new(
-        store,
-        staged.project.clone(),
-        staged.id.clone(),
-        table,
-        runtime.clone(),
-        staged.packs.clone(),
-    )?;
-    let mut sealing = Sealing { volume, runtime, packs, records: Vec::new(), files: 0, logical_bytes: 0 };
-    let root = volume.attributes(FileId::ROOT)?;
-    sealing.records.push(Record {
-        parent: FileId(0),
-        name: "".into(),
-        id: FileId::ROOT,
-        kind: FileKind::Directory,
-        mode: root.mode,
-        size: 0,
-        first_frame: 0,
-        target: None,
-    });
-    sealing.add_wal(wal)?;
-    sealing.add_directory(FileId::ROOT)?;
-    let Sealing { packs, records, files, logical_bytes, .. } = sealing;
+    let names = PackNames::of_base(&staged.project, &staged.id);
+    let packs = PackWriter::new(store, names, table, runtime.clone(), staged.packs.clone())?;
+    let mut survey = Survey::new(volume, runtime, packs, None);
+    let wal = survey.wal_of_mount(wal)?;
+    survey.add_all(&wal)?;
+    let Survey { packs, records, files, logical_bytes, .. } = survey;
     let last_file_id = records.iter().map(|record| record.id.0).max().unwrap_or(FileId::FIRST.0);
     let (packs, index_bytes) = packs.finish(keys::base_index(&staged.project, &staged.id), records)?;
-    Ok(SealedParts { packs, index_bytes, last_file_id, files, logical_bytes })
+    Ok(SealedParts { packs: of_base(packs), index_bytes, last_file_id, files, logical_bytes })
 }
 
-struct Sealing<'a> {
+/// A walk over a volume that writes down all of it: for a base that is sealed, and for a branch's image.
+pub(super) struct Survey<'a> {
     volume: &'a Volume,
     runtime: Handle,
-    packs: PackWriter,
-    records: Vec<Record>,
-    files: u64,
-    logical_bytes: u64,
+    pub packs: PackWriter,
+    pub records: Vec<Record>,
+    pub files: u64,
+    /// Bytes of all files.
+    pub logical_bytes: u64,
+    /// What lies beneath the volume has packs of its own, of which these are not worth keeping; `None`: its packs are the writer's.
+    sparse: Option<HashSet<u32>>,
 }
 
-impl Sealing<'_> {
+impl<'a> Survey<'a> {
+    pub(super) fn new(
+        volume: &'a Volume,
+        runtime: Handle,
+        packs: PackWriter,
+        sparse: Option<HashSet<u32>>,
+    ) -> Survey<'a> {
+        Survey { volume, runtime, packs, records: Vec::new(), files: 0, logical_bytes: 0, sparse }
+    }
+
+    /// Writes everything that a branch needs, and `wal`: whole pages.
+    pub(super) fn add_all(&mut self, wal: &[u8]) -> Result<(), WriteError> {
+        let root = self.volume.attributes(FileId::ROOT)?;
+        self.records.push(Record {
+            parent: FileId(0),
+            name: "".into(),
+            id: FileId::ROOT,
+            kind: FileKind::Directory,
+            mode: root.mode,
+            size: 0,
+            first_frame: 0,
+            target: None,
+        });
+        self.add_wal(wal)?;
+        self.add_directory(FileId::ROOT)
+    }
+
     fn add_directory(&mut self, directory: FileId) -> Result<(), WriteError> {
         let listing = self.runtime.block_on(self.volume.listing(directory))?;
         for (_, kind, name) in self.volume.entries(directory, &listing)? {
@@ -85,27 +99,40 @@ impl Sealing<'_> {
             }
             // Instantiates the node, so that the tree knows what is transient below it.
             let attributes = self.volume.lookup(directory, &name, &listing)?;
-            if self.volume.is_transient(attributes.id) {
-                continue;
-            }
-            let target = (kind == FileKind::Symlink).then(|| self.volume.target(attributes.id)).transpose()?;
-            let mut record = Record {
-                parent: directory,
-                name: name.into(),
-                id: attributes.id,
-                kind,
-                mode: attributes.mode,
-                size: attributes.size,
-                first_frame: self.packs.frames(),
-                target: target.map(Into::into),
-            };
-            match kind {
-                FileKind::File => self.add_file(attributes.id, attributes.size)?,
-                FileKind::Directory => self.add_directory(attributes.id)?,
-                FileKind::Symlink => record.size = 0,
-            }
-            self.records.push(record);
+            let added = self.add_entry(directory, (kind, name), &attributes);
+            // No kernel was told of it.
+            self.volume.forget(attributes.id, 1);
+            added?;
         }
+        Ok(())
+    }
+
+    fn add_entry(
+        &mut self,
+        directory: FileId,
+        (kind, name): (FileKind, String),
+        attributes: &Attributes,
+    ) -> Result<(), WriteError> {
+        if self.volume.is_transient(attributes.id) {
+            return Ok(());
+        }
+        let target = (kind == FileKind::Symlink).then(|| self.volume.target(attributes.id)).transpose()?;
+        let mut record = Record {
+            parent: directory,
+            name: name.into(),
+            id: attributes.id,
+            kind,
+            mode: attributes.mode,
+            size: attributes.size,
+            first_frame: self.packs.frames(),
+            target: target.map(Into::into),
+        };
+        match kind {
+            FileKind::File => self.add_file(attributes.id, attributes.size)?,
+            FileKind::Directory => self.add_directory(attributes.id)?,
+            FileKind::Symlink => record.size = 0,
+        }
+        self.records.push(record);
         Ok(())
     }
 
@@ -114,18 +141,17 @@ impl Sealing<'_> {
         self.files += 1;
         self.logical_bytes += size;
         for number in 0..size.div_ceil(FRAME_SIZE as u64) as u32 {
-            let offset = u64::from(number) * FRAME_SIZE as u64;
-            let first_page = number * PAGES_PER_FRAME as u32;
-            let last_page = (first_page + PAGES_PER_FRAME as u32).min(size.div_ceil(8192) as u32);
-            // A file that was cut at a page's border ends within a frame that is longer in the base.
-            let as_long =
-                |extent: &Extent| content_length(*extent, number) == content_length(Extent { size, ..*extent }, number);
-            match file.base_extent().filter(as_long) {
-                Some(extent) if !file.differs_from_base(&self.volume.ground, first_page..last_page) => {
-                    let frame = self.runtime.block_on(self.volume.ground.base.place(extent, number))?;
-                    self.packs.point_to(frame)?;
+            let unchanged = unchanged_frame(self.volume, &file, size, number);
+            let unchanged =
+                unchanged.map(|extent| self.runtime.block_on(self.volume.ground.base.place(extent, number)));
+            match (unchanged.transpose()?, &self.sparse) {
+                (Some(frame), None) => self.packs.point_to(frame)?,
+                (Some(frame), Some(sparse)) if !sparse.contains(&frame.object) => {
+                    let base = &self.volume.ground.base;
+                    self.packs.point_to_foreign(frame, || base.pack_reference(frame.object))?;
                 }
                 _ => {
+                    let offset = u64::from(number) * FRAME_SIZE as u64;
                     let content = self.runtime.block_on(self.volume.read(&file, offset, FRAME_SIZE))?;
                     self.packs.write_frame(id, number, &content)?;
                 }
@@ -134,8 +160,8 @@ impl Sealing<'_> {
         Ok(())
     }
 
-    /// The segment comes from `pg_wal` of the mount, where the private start left it.
-    fn add_wal(&mut self, wal: &WalSegment) -> Result<(), WriteError> {
+    /// The pages that are kept of the segment in `pg_wal` of the mount, where the private start left it.
+    fn wal_of_mount(&self, wal: &WalSegment) -> Result<Vec<u8>, WriteError> {
         let listing = self.runtime.block_on(self.volume.listing(FileId::ROOT))?;
         let folder = self.volume.lookup(FileId::ROOT, "pg_wal", &listing)?.id;
         let listing = self.runtime.block_on(self.volume.listing(folder))?;
@@ -145,7 +171,11 @@ impl Sealing<'_> {
         for page in &wal.pages {
             content.extend(self.runtime.block_on(self.volume.read(&file, PageNo(*page).offset(), PAGE_SIZE))?);
         }
-        let extent = self.packs.write_file(FileId::WAL, &mut content.as_slice())?;
+        Ok(content)
+    }
+
+    fn add_wal(&mut self, mut content: &[u8]) -> Result<(), WriteError> {
+        let extent = self.packs.write_file(FileId::WAL, &mut content)?;
         self.records.push(Record {
             parent: FileId(0),
             name: WAL_RECORD.into(),
@@ -158,4 +188,14 @@ impl Sealing<'_> {
         });
         Ok(())
     }
+}
+
+/// Where a file of `size` bytes is in what lies beneath, if its `number`-th frame is there as the branch has it.
+pub(super) fn unchanged_frame(volume: &Volume, file: &DataFile, size: u64, number: u32) -> Option<Extent> {
+    let first_page = number * PAGES_PER_FRAME as u32;
+    let last_page = (first_page + PAGES_PER_FRAME as u32).min(PageNo::count_for(size));
+    let extent = file.base_extent()?;
+    // A file that was cut at a page's border ends within a frame that is longer in the base.
+    let as_long = content_length(extent, number) == content_length(Extent { size, ..extent }, number);
+    (as_long && !file.differs_from_base(&volume.ground, first_page..last_page)).then_some(extent)
 }

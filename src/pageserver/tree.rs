@@ -79,6 +79,10 @@ impl Tree {
         Tree { nodes: HashMap::from([(FileId::ROOT, root)]), names: HashMap::new(), next_id }
     }
 
+    pub fn next_id(&self) -> u64 {
+        self.next_id
+    }
+
     /// Puts what a manifest carries over the base.
     pub fn apply(&mut self, diff: &TreeDiff) {
         self.next_id = self.next_id.max(diff.next_id);

@@ -58,6 +58,16 @@ pub fn layer(branch: &BranchId, epoch: u64, seq: u64, nonce: &Nonce) -> String {
     format!("v1/branch/{branch}/layer/{epoch:08}-{seq:08}-{nonce}")
 }
 
+/// The index of an image of a branch's own.
+pub fn image_index(branch: &BranchId, epoch: u64, seq: u64, nonce: &Nonce) -> String {
+    format!("v1/branch/{branch}/index/{epoch:08}-{seq:08}-{nonce}")
+}
+
+/// A pack of such an image.
+pub fn image_pack(branch: &BranchId, epoch: u64, seq: u64, nonce: &Nonce) -> String {
+    format!("v1/branch/{branch}/pack/{epoch:08}-{seq:08}-{nonce}")
+}
+
 /// The boot object that goes with a branch's manifest.
 pub fn boot_of(manifest: &str) -> String {
     manifest.replacen("/manifest/", "/boot/", 1)
@@ -162,6 +172,8 @@ pub enum BranchObject {
     Manifest,
     Layer,
     Boot,
+    ImageIndex,
+    ImagePack,
 }
 
 impl Key {
@@ -187,6 +199,8 @@ impl Key {
                     "manifest" => BranchObject::Manifest,
                     "layer" => BranchObject::Layer,
                     "boot" => BranchObject::Boot,
+                    "index" => BranchObject::ImageIndex,
+                    "pack" => BranchObject::ImagePack,
                     _ => return None,
                 };
                 let mut name = name.splitn(3, '-');
@@ -226,6 +240,8 @@ mod tests {
         let manifest = manifest(&id, 123_456_789, 3, &nonce);
         assert_eq!(Key::parse(&manifest), object(BranchObject::Manifest));
         assert_eq!(Key::parse(&layer(&id, 123_456_789, 3, &nonce)), object(BranchObject::Layer));
+        assert_eq!(Key::parse(&image_index(&id, 123_456_789, 3, &nonce)), object(BranchObject::ImageIndex));
+        assert_eq!(Key::parse(&image_pack(&id, 123_456_789, 3, &nonce)), object(BranchObject::ImagePack));
         let pin = pin(&manifest, &BranchId::from("c")).expect("of a manifest");
         assert_eq!(pin, "v1/pin/i.123456789-00000003-n/c");
         assert_eq!(Key::parse(&pin), Key::Pin { child: BranchId::from("c") });

@@ -89,7 +89,11 @@ struct Put {
     location: ObjectPath,
     payload: PutPayload,
     options: PutOptions,
+    sent_ms: UnixMs,
 }
+
+/// How late a put may arrive and still take effect: S3 and Azure refuse a request whose signature is older.
+const LATEST_MS: u64 = 15 * 60 * 1000;
 
 /// What becomes of a request that arrived.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -146,6 +150,9 @@ impl SimulatedStore {
             late.remove(which)
         };
         let key = put.location.to_string();
+        if self.0.shared.now_ms().saturating_sub(put.sent_ms) > LATEST_MS {
+            return Some((key, false));
+        }
         Some((key, self.0.shared.put(&put.location, put.payload, put.options).await.is_ok()))
     }
 
@@ -313,6 +320,11 @@ impl Shared {
         Ok(answer)
     }
 
+    /// 0 where it has no clock.
+    fn now_ms(&self) -> UnixMs {
+        self.clock.as_ref().map_or(0, Clock::now)
+    }
+
     /// What a listing says, by the store's clock where it has one.
     fn dated(&self, mut meta: ObjectMeta) -> ObjectMeta {
         let put = self.modified.lock().unwrap_or_else(PoisonError::into_inner).get(&meta.location).copied();
@@ -351,7 +363,7 @@ impl ObjectStore for SimulatedStore {
         let fate = self.arrive().await?;
         let shared = &self.0.shared;
         if fate == Fate::Late {
-            let put = Put { location: location.clone(), payload, options };
+            let put = Put { location: location.clone(), payload, options, sent_ms: shared.now_ms() };
             let mut late = shared.late.lock().unwrap_or_else(PoisonError::into_inner);
             // An attempt that repeats another changes nothing that the other does not.
             let is_known = |other: &Put| {

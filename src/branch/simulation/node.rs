@@ -259,6 +259,7 @@ impl<'f> Node<'f> {
         if let Some(manifest) = manifest {
             run.model = around.oracle.upload(head).model.latest();
             (run.layers, run.tree) = (manifest.layers.clone(), Some(manifest.tree.clone()));
+            run.image = manifest.image.clone();
         }
         run
     }
@@ -304,6 +305,7 @@ impl<'f> Node<'f> {
         let place = self.places.get_mut(&held.head.id).expect("it has a note");
         let Remains { mut run, power_cut, changes } = place.remains.take().expect("its process died");
         run.layers = manifest.as_ref().map_or(Vec::new(), |manifest| manifest.layers.clone());
+        run.image = manifest.as_ref().and_then(|manifest| manifest.image.clone());
         run.tree = manifest.map(|manifest| manifest.tree);
         run.open();
         run.check_after_crash(power_cut);

@@ -1,15 +1,19 @@
 //! Uploads of a simulated node, cut into the steps between which anything may happen: freeze or stop, each layer, the manifest, the head.
 
-use super::node::{Around, Node, Trouble};
+use super::node::{Around, Live, Node, Trouble};
 use super::oracle::Upload;
 use crate::branch::hold::HoldError;
-use crate::model::{BranchManifest, BranchRef, LayerRef, ManifestRef, Nonce, PAGE_SIZE, TreeDiff, UnixMs, WalSegment};
+use crate::model::{
+    BranchManifest, BranchRef, Entropy, Image, LayerRef, ManifestRef, Nonce, PAGE_SIZE, TreeDiff, UnixMs, WalSegment,
+};
 use crate::pageserver::tests::fixture::wal_pages;
 use crate::pageserver::tests::model::Model;
-use crate::pageserver::{PageError, Selection, Snapshot, build_snapshot_upload, build_upload};
-use crate::store::keys;
+use crate::pageserver::{ImageNames, PageError, Selection, Snapshot, build_image, build_snapshot_upload, build_upload};
+use crate::store::simulated::SimulatedStore;
+use crate::store::{Store, keys};
 use rand::RngExt;
 use std::collections::VecDeque;
+use std::path::Path;
 
 /// More than production keeps, so that merges come early and late.
 const MAX_LAYERS: usize = 16;
@@ -18,7 +22,8 @@ const MAX_LAYERS: usize = 16;
 pub(super) struct Uploading {
     /// Of a branch that goes on being written; `None`: of a stopped one.
     snapshot: Option<Snapshot>,
-    puts: VecDeque<(LayerRef, Vec<u8>)>,
+    puts: VecDeque<(String, Vec<u8>)>,
+    image: Option<Image>,
     kept: Vec<LayerRef>,
     layers: Vec<LayerRef>,
     tree: TreeDiff,
@@ -50,12 +55,13 @@ impl Node<'_> {
         let key = |number: usize| keys::layer(&head.id, head.epoch, head.seq + number as u64, &nonce);
         let mut puts = VecDeque::new();
         let layers = build_snapshot_upload(&snapshot, &wal, key, &mut |layer, bytes| {
-            puts.push_back((layer, bytes));
+            puts.push_back((layer.key, bytes));
             Ok(())
         });
         let kept = live.run.layers.iter().cloned().chain(uploaded.into_iter().filter(|_| !all)).collect();
         live.upload = Some(Uploading {
             puts,
+            image: live.run.image.clone(),
             kept,
             layers: layers.expect("it can be built"),
             tree: snapshot.tree().clone(),
@@ -83,10 +89,30 @@ impl Node<'_> {
             false => Selection { all: uploaded.is_empty() || around.chance(50), ..Selection::CHANGES },
         };
         let head = &live.held.head;
+        if around.chance(12) {
+            let mut moment = live.run.model.latest();
+            moment.drop_linked();
+            let (puts, image) = image_of(live, &wal, &nonce, &self.fixture.place("image"));
+            live.upload = Some(Uploading {
+                snapshot: None,
+                puts,
+                tree: TreeDiff { next_id: image.last_file_id + 1, ..TreeDiff::default() },
+                image: Some(image),
+                kept: Vec::new(),
+                layers: Vec::new(),
+                wal,
+                moment,
+                changes: live.changes,
+                seq: live.held.head.seq,
+                began_ms: self.hold.clock.now(),
+                reference: None,
+            });
+            return;
+        }
         let key = |number: usize| keys::layer(&head.id, head.epoch, head.seq + number as u64, &nonce);
         let mut puts = VecDeque::new();
         let upload = build_upload(live.run.volume(), &wal, (selection, &runtime), key, &mut |layer, bytes| {
-            puts.push_back((layer, bytes));
+            puts.push_back((layer.key, bytes));
             Ok(())
         });
         let upload = upload.expect("it can be built");
@@ -94,6 +120,7 @@ impl Node<'_> {
         live.upload = Some(Uploading {
             snapshot: None,
             puts,
+            image: live.run.image.clone(),
             kept: origin.chain(uploaded.into_iter().filter(|_| !selection.all)).collect(),
             layers: upload.layers,
             tree: upload.tree,
@@ -109,8 +136,8 @@ impl Node<'_> {
     /// The next step of an upload. One that fails is given up, as in production.
     pub(super) fn advance_upload(&mut self, branch: &BranchRef, around: &mut Around) -> Result<(), Trouble> {
         let mut upload = self.live.get_mut(branch).and_then(|live| live.upload.take()).expect("one is under way");
-        if let Some((layer, bytes)) = upload.puts.pop_front() {
-            let put = self.wait(self.hold.catalog.store().create(&layer.key, bytes));
+        if let Some((key, bytes)) = upload.puts.pop_front() {
+            let put = self.wait(self.hold.catalog.store().create(&key, bytes));
             put.map_err(|e| self.tolerate(e, around))?;
             self.live.get_mut(branch).expect("it is up").upload = Some(upload);
             return Ok(());
@@ -135,9 +162,10 @@ impl Node<'_> {
         let pages = (upload.wal.len() / PAGE_SIZE) as u32;
         let wal = WalSegment { name: "0".repeat(24), size: 16 << 20, pages: (0..pages).collect() };
         let manifest = BranchManifest {
-            format: BranchManifest::FORMAT,
+            format: BranchManifest::format_with(upload.image.as_ref()),
             branch: head.id.clone(),
             base: head.base.clone(),
+            image: upload.image.clone(),
             layers: upload.kept.iter().chain(&upload.layers).cloned().collect(),
             tree: upload.tree.clone(),
             wal: vec![wal],
@@ -149,7 +177,7 @@ impl Node<'_> {
             by: (head.id, head.epoch, self.hold.node.clone()),
             model: upload.moment.latest(),
             wal: upload.wal.clone(),
-            objects: manifest.layers.iter().map(|layer| layer.key.clone()).chain([key.clone()]).collect(),
+            objects: objects_of(&manifest).chain([key.clone()]).collect(),
             changes: upload.changes,
         };
         around.oracle.note_upload(&key, written);
@@ -194,4 +222,36 @@ impl Node<'_> {
         self.live.insert(branch.clone(), live);
         self.heed(branch, outcome, around)
     }
+}
+
+/// An image of a stopped branch, and the objects that are to be put for it: written to a store of its own first, so that anything may happen between two of
+/// them. On a runtime of its own, too: the writer's puts are tasks, which the history's runtime runs only while that waits for something.
+fn image_of(live: &Live<'_>, wal: &[u8], nonce: &Nonce, scratch: &Path) -> (VecDeque<(String, Vec<u8>)>, Image) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.expect("a runtime starts");
+    let (aside, entropy) = (SimulatedStore::new(0), Entropy::seeded(0));
+    let store = Store::simulated(&aside, &entropy);
+    let head = &live.held.head;
+    let (id, epoch, seq, of_pack) = (head.id.clone(), head.epoch, head.seq, nonce.clone());
+    let names = ImageNames {
+        index: keys::image_index(&id, epoch, seq, nonce),
+        pack: Box::new(move |number| keys::image_pack(&id, epoch, seq + u64::from(number), &of_pack)),
+    };
+    let built = build_image(live.run.volume(), wal, names, (store.clone(), scratch), runtime.handle());
+    let image = built.expect("memory takes it").image;
+    let mut puts = VecDeque::new();
+    for key in runtime.block_on(store.list("v1")).expect("memory lists") {
+        let bytes = runtime.block_on(aside.peek(&key)).expect("it is listed");
+        puts.push_back((key, bytes.to_vec()));
+    }
+    (puts, image)
+}
+
+/// What a manifest lists, but for what is its base's.
+fn objects_of(manifest: &BranchManifest) -> impl Iterator<Item = String> {
+    let image = manifest.image.iter().flat_map(|image| {
+        let packs = image.packs.iter().map(|pack| pack.key.clone());
+        packs.chain([image.index.clone()])
+    });
+    manifest.layers.iter().map(|layer| layer.key.clone()).chain(image)
 }

@@ -1,4 +1,4 @@
-//! A base: its manifest, its index page by page, then its packs.
+//! A base: its manifest, its index page by page, then its packs. A branch's image is the same without a manifest of its own.
 //!
 //! A pack is read once, from its first frame to its last, so the frames of a pack must be known together; the index has them by file. A first walk over the frame table checks its sums and counts
 //! each pack's frames. Then rounds of packs whose frames fit into memory together are gathered by one further walk each.
@@ -6,7 +6,7 @@
 use super::frames::{Expected, FRAMES_IN_MEMORY};
 use super::heads::ReachedBase;
 use super::{Fsck, READ, Trouble};
-use crate::model::{BaseManifest, FileId, FileKind};
+use crate::model::{BaseManifest, FileId, FileKind, Image, ImagePack, PAGE_SIZE};
 use crate::pageserver::codec::Reader;
 use crate::pageserver::frame::{FRAME_SIZE, FrameRef};
 use crate::pageserver::index::{self, FOOTER, FRAMES_PER_PAGE, Record, RecordPage};
@@ -15,7 +15,55 @@ use crate::store::keys;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-/// The names of a base, for its branches' trees.
+/// An index with its packs, as a manifest describes it.
+struct Described {
+    index: String,
+    index_bytes: u64,
+    /// What the index is summed with.
+    owner: String,
+    packs: Vec<ImagePack>,
+    last_file_id: u64,
+    files: u64,
+    logical_bytes: u64,
+    /// Pages of WAL; `None` where layers may have later ones.
+    wal_pages: Option<u64>,
+}
+
+impl Described {
+    fn of_base(manifest: &BaseManifest) -> Described {
+        let owner = manifest.id.to_string();
+        let packs = manifest.packs.iter().map(|pack| ImagePack {
+            key: keys::base_pack(&manifest.project, &manifest.id, pack.number),
+            owner: owner.clone(),
+            bytes: pack.bytes,
+        });
+        Described {
+            index: keys::base_index(&manifest.project, &manifest.id),
+            index_bytes: manifest.index_bytes,
+            packs: packs.collect(),
+            owner,
+            last_file_id: manifest.last_file_id,
+            files: manifest.files,
+            logical_bytes: manifest.logical_bytes,
+            wal_pages: Some(manifest.wal.pages.len() as u64),
+        }
+    }
+
+    fn of_image(image: &Image) -> Described {
+        Described {
+            index: image.index.clone(),
+            index_bytes: image.index_bytes,
+            owner: image.index.clone(),
+            packs: image.packs.clone(),
+            last_file_id: image.last_file_id,
+            files: image.files,
+            logical_bytes: image.logical_bytes,
+            wal_pages: None,
+        }
+    }
+}
+
+/// The names of a base or an image, for its branches' trees.
 pub(super) struct BaseFiles {
     records: HashMap<(FileId, Box<str>), Record>,
     directories: HashSet<FileId>,
@@ -24,6 +72,12 @@ pub(super) struct BaseFiles {
 impl BaseFiles {
     pub(super) fn find(&self, parent: FileId, name: &str) -> Option<&Record> {
         self.records.get(&(parent, name.into()))
+    }
+
+    /// Pages of WAL that it has.
+    pub(super) fn wal_pages(&self) -> u32 {
+        let wal = self.find(FileId(0), WAL_RECORD);
+        wal.map_or(0, |record| record.size.div_ceil(PAGE_SIZE as u64) as u32)
     }
 
     pub(super) fn is_directory(&self, id: FileId) -> bool {
@@ -61,39 +115,49 @@ impl Fsck<'_> {
         };
         self.report.count(self.listed.get(&manifest_key).copied().unwrap_or(0));
         self.check_boot(&keys::base_boot(&base.project, &base.id), &manifest_key).await;
-        let index_key = keys::base_index(&base.project, &base.id);
-        let checked = self.check_index(&index_key, &manifest).await;
-        self.report.count(manifest.index_bytes);
-        let checked = checked.map_err(|trouble| self.note(&index_key, trouble)).ok();
-        let sound = self.check_pack_lengths(&manifest).await;
+        self.check_described(&Described::of_base(&manifest)).await
+    }
+
+    /// Checks an image, with what it needs of its base's packs: that they hold its frames is said nowhere else. Gives its names likewise.
+    pub(super) async fn check_image(&mut self, image: &Image) -> Option<BaseFiles> {
+        self.check_described(&Described::of_image(image)).await
+    }
+
+    async fn check_described(&mut self, described: &Described) -> Option<BaseFiles> {
+        let checked = self.check_index(described).await;
+        self.report.count(described.index_bytes);
+        let checked = checked.map_err(|trouble| self.note(&described.index, trouble)).ok();
+        let sound = self.check_pack_lengths(described).await;
         let (files, opened, places) = checked?;
-        if let Err(trouble) = self.check_packs(&index_key, &manifest, &opened, &places, &sound).await {
-            self.note(&index_key, trouble);
+        if let Err(trouble) = self.check_packs(described, &opened, &places, &sound).await {
+            self.note(&described.index, trouble);
         }
         Some(files)
     }
 
     /// The packs that are as long as they should be.
-    async fn check_pack_lengths(&mut self, manifest: &BaseManifest) -> HashSet<usize> {
+    async fn check_pack_lengths(&mut self, described: &Described) -> HashSet<usize> {
         let mut sound = HashSet::new();
-        for (at, pack) in manifest.packs.iter().enumerate() {
-            let key = keys::base_pack(&manifest.project, &manifest.id, pack.number);
-            self.report.count(pack.bytes);
-            match self.check_length(&key, pack.bytes).await {
+        for (at, pack) in described.packs.iter().enumerate() {
+            // A base's pack counts with its base.
+            if pack.owner == described.owner {
+                self.report.count(pack.bytes);
+            }
+            match self.check_length(&pack.key, pack.bytes).await {
                 Ok(()) => drop(sound.insert(at)),
-                Err(trouble) => self.note(&key, trouble),
+                Err(trouble) => self.note(&pack.key, trouble),
             }
         }
         sound
     }
 
-    async fn check_index(&self, key: &str, manifest: &BaseManifest) -> Result<(BaseFiles, Opened, Places), Trouble> {
-        self.check_length(key, manifest.index_bytes).await?;
-        let owner = manifest.id.as_str();
-        let opened = self.open_index(key, owner, manifest.index_bytes).await?;
+    async fn check_index(&self, described: &Described) -> Result<(BaseFiles, Opened, Places), Trouble> {
+        let (key, owner) = (described.index.as_str(), described.owner.as_str());
+        self.check_length(key, described.index_bytes).await?;
+        let opened = self.open_index(key, owner, described.index_bytes).await?;
         let records = self.read_records(key, owner, &opened).await?;
         let places = places(&records, opened.frames)?;
-        check_records(&records, manifest)?;
+        check_records(&records, described)?;
         let directories = records.iter().filter(|record| record.kind == FileKind::Directory).map(|record| record.id);
         let files = BaseFiles {
             directories: directories.collect(),
@@ -187,18 +251,17 @@ impl Fsck<'_> {
     /// Checks the frames of the packs that are `sound` so far. An error is the index's.
     async fn check_packs(
         &mut self,
-        key: &str,
-        manifest: &BaseManifest,
+        described: &Described,
         opened: &Opened,
         places: &Places,
         sound: &HashSet<usize>,
     ) -> Result<(), Trouble> {
-        let owner = manifest.id.as_str();
-        let mut counts = vec![0; manifest.packs.len()];
+        let (key, owner) = (described.index.as_str(), described.owner.as_str());
+        let mut counts = vec![0; described.packs.len()];
         let count = |_, frames: &[FrameRef]| {
             for frame in frames.iter().filter(|frame| !frame.is_zero()) {
-                let pack = manifest.packs.get(frame.object as usize).filter(|pack| frame.range().end <= pack.bytes);
-                pack.ok_or_else(|| Trouble::damaged("a frame lies outside of the base's packs"))?;
+                let pack = described.packs.get(frame.object as usize).filter(|pack| frame.range().end <= pack.bytes);
+                pack.ok_or_else(|| Trouble::damaged("a frame lies outside of its packs"))?;
                 counts[frame.object as usize] += 1;
             }
             Ok(())
@@ -220,9 +283,9 @@ impl Fsck<'_> {
             self.walk_table(key, owner, opened, gather).await?;
             for pack in round {
                 let Some(frames) = gathered.remove(&pack) else { continue };
-                let pack_key = keys::base_pack(&manifest.project, &manifest.id, manifest.packs[pack].number);
-                if let Err(trouble) = self.check_frames(&pack_key, owner, frames).await {
-                    self.note(&pack_key, trouble);
+                let pack = &described.packs[pack];
+                if let Err(trouble) = self.check_frames(&pack.key, &pack.owner, frames).await {
+                    self.note(&pack.key, trouble);
                 }
             }
         }
@@ -283,7 +346,7 @@ fn places(records: &[Record], frames: u64) -> Result<Places, Trouble> {
 }
 
 /// Order, uniqueness, parents, and what the manifest says of all of them.
-fn check_records(records: &[Record], manifest: &BaseManifest) -> Result<(), Trouble> {
+fn check_records(records: &[Record], described: &Described) -> Result<(), Trouble> {
     if !records.is_sorted_by(|a, b| (a.parent, &a.name) < (b.parent, &b.name)) {
         return Err(Trouble::damaged("its records are not sorted, or a name is there twice"));
     }
@@ -291,7 +354,7 @@ fn check_records(records: &[Record], manifest: &BaseManifest) -> Result<(), Trou
     let directories: HashSet<FileId> =
         records.iter().filter(|record| record.kind == FileKind::Directory).map(|record| record.id).collect();
     for record in records {
-        if !ids.insert(record.id) || record.id.0 > manifest.last_file_id.max(FileId::FIRST.0) {
+        if !ids.insert(record.id) || record.id.0 > described.last_file_id.max(FileId::FIRST.0) {
             return Err(Trouble::Damaged(format!("{:?} is there twice, or beyond the manifest's last", record.id)));
         }
         let is_top = record.parent == FileId(0) && (record.name.is_empty() || *record.name == *WAL_RECORD);
@@ -301,12 +364,12 @@ fn check_records(records: &[Record], manifest: &BaseManifest) -> Result<(), Trou
     }
     let files = || records.iter().filter(|record| record.kind == FileKind::File && record.id != FileId::WAL);
     let bytes: u64 = files().map(|record| record.size).sum();
-    if files().count() as u64 != manifest.files || bytes != manifest.logical_bytes {
+    if files().count() as u64 != described.files || bytes != described.logical_bytes {
         return Err(Trouble::damaged("its files are not those that the manifest counts"));
     }
     let wal = records.iter().find(|record| record.id == FileId::WAL);
-    let wal_bytes = manifest.wal.pages.len() as u64 * crate::model::PAGE_SIZE as u64;
-    if wal.is_none_or(|record| record.size != wal_bytes) || !directories.contains(&FileId::ROOT) {
+    let is_whole = |bytes: u64| described.wal_pages.is_none_or(|pages| bytes == pages * PAGE_SIZE as u64);
+    if !wal.is_some_and(|record| is_whole(record.size)) || !directories.contains(&FileId::ROOT) {
         return Err(Trouble::damaged("it lacks the root or the pages of WAL that the manifest names"));
     }
     Ok(())

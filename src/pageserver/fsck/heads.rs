@@ -1,7 +1,7 @@
 //! Heads and branches' manifests: what there is to check.
 
 use super::{Fsck, Trouble};
-use crate::model::{BaseId, BranchId, BranchRef, LayerRef, ManifestRef, ProjectName};
+use crate::model::{BaseId, BranchId, BranchRef, Image, LayerRef, ManifestRef, ProjectName};
 use crate::store::StoreError;
 use crate::store::keys::{self, BranchObject, Key};
 use std::collections::{BTreeSet, HashMap};
@@ -19,9 +19,22 @@ pub(super) struct ReachedBranch {
     pub name: BranchRef,
     pub base: BaseId,
     pub manifest: Option<ManifestRef>,
+    /// What it has in its base's stead.
+    pub image: Option<Image>,
     pub layers: Vec<LayerRef>,
     /// Pages of WAL that some layer must have.
     pub wal_pages: u32,
+}
+
+impl ReachedBranch {
+    /// Keys of its layers and of its image, packs of a base among them.
+    pub(super) fn objects(&self) -> impl Iterator<Item = &str> {
+        let image = self.image.iter().flat_map(|image| {
+            let packs = image.packs.iter().map(|pack| pack.key.as_str());
+            packs.chain([image.index.as_str()])
+        });
+        self.layers.iter().map(|layer| layer.key.as_str()).chain(image)
+    }
 }
 
 /// What the heads reach.
@@ -146,8 +159,14 @@ impl Fsck<'_> {
                 Err(e) => self.note(&start.key, e.into()),
             }
         }
-        let mut branch =
-            ReachedBranch { name, base: head.base, manifest: head.manifest, layers: Vec::new(), wal_pages: 0 };
+        let mut branch = ReachedBranch {
+            name,
+            base: head.base,
+            manifest: head.manifest,
+            image: None,
+            layers: Vec::new(),
+            wal_pages: 0,
+        };
         if let Some(reference) = branch.manifest.clone() {
             match self.catalog.branch_manifest(&reference).await {
                 Ok(manifest) => {
@@ -158,7 +177,7 @@ impl Fsck<'_> {
                     }
                     self.check_boot(&keys::boot_of(&reference.key), &reference.key).await;
                     branch.wal_pages = manifest.wal.iter().map(|segment| segment.pages.len() as u32).sum();
-                    branch.layers = manifest.layers;
+                    (branch.layers, branch.image) = (manifest.layers, manifest.image);
                 }
                 Err(e) => self.note(&reference.key, e.into()),
             }
@@ -177,14 +196,13 @@ impl Fsck<'_> {
 
     /// Bytes that a check of all this reads.
     pub(super) fn bytes_of(&self, reached: &Reached) -> u64 {
-        let layers: BTreeSet<&str> =
-            reached.branches.iter().flat_map(|branch| branch.layers.iter().map(|layer| layer.key.as_str())).collect();
+        let own: BTreeSet<&str> = reached.branches.iter().flat_map(ReachedBranch::objects).collect();
         let of_base = |base: &ReachedBase| -> u64 {
             let folder = keys::base(&base.project, &base.id) + "/";
             self.listed.iter().filter(|(key, _)| key.starts_with(&folder)).map(|(_, bytes)| bytes).sum()
         };
-        let layer_bytes: u64 = layers.iter().filter_map(|key| self.listed.get(*key)).sum();
-        layer_bytes + reached.bases.iter().map(of_base).sum::<u64>()
+        let own_bytes: u64 = own.iter().filter_map(|key| self.listed.get(*key)).sum();
+        own_bytes + reached.bases.iter().map(of_base).sum::<u64>()
     }
 }
 

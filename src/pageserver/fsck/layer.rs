@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 impl Fsck<'_> {
     /// Checks each layer once, however many branches list it.
-    pub(super) async fn check_layers(&mut self, reached: &Reached) {
+    pub(super) async fn check_layers(&mut self, reached: &Reached, image_wal: &HashMap<&str, u32>) {
         let mut layers: BTreeMap<&str, &LayerRef> = BTreeMap::new();
         for layer in reached.branches.iter().flat_map(|branch| &branch.layers) {
             layers.insert(&layer.key, layer);
@@ -30,7 +30,15 @@ impl Fsck<'_> {
             else {
                 continue;
             };
-            if let Some(page) = (0..branch.wal_pages).find(|page| !all.iter().any(|pages| pages.contains(page))) {
+            let of_image = match &branch.image {
+                Some(image) => match image_wal.get(image.index.as_str()) {
+                    Some(pages) => *pages,
+                    None => continue,
+                },
+                None => 0,
+            };
+            if let Some(page) = (of_image..branch.wal_pages).find(|page| !all.iter().any(|pages| pages.contains(page)))
+            {
                 self.note(&manifest.key, Trouble::Damaged(format!("none of its layers has page {page} of its WAL")));
             }
         }

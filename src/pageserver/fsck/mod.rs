@@ -3,7 +3,8 @@
 //! ```text
 //! heads     projects' and branches' heads, branches' manifests                      heads.rs
 //! bases     manifest, index, and every frame of every pack                          base.rs, frames.rs
-//! trees     each branch's names and files against its base                          tree.rs
+//! images    what stands in a base's stead: index, and every frame of every pack     base.rs
+//! trees     each branch's names and files against its base or image                 tree.rs
 //! layers    footer, index, and every frame of every layer, once however many list it  layer.rs
 //! ```
 //!
@@ -85,11 +86,18 @@ pub async fn fsck(catalog: &Catalog, only: Option<&BranchRef>, watch: &dyn Watch
     watch.begin(fsck.bytes_of(&reached));
     for base in &reached.bases {
         let files = fsck.check_base(base).await;
-        for branch in reached.branches.iter().filter(|branch| branch.base == base.id) {
+        for branch in reached.branches.iter().filter(|branch| branch.base == base.id && branch.image.is_none()) {
             fsck.check_tree(branch, files.as_ref()).await;
         }
     }
-    fsck.check_layers(&reached).await;
+    // Pages of WAL that each sound image has, by its index.
+    let mut image_wal = HashMap::new();
+    for (branch, image) in reached.branches.iter().filter_map(|branch| Some((branch, branch.image.as_ref()?))) {
+        let files = fsck.check_image(image).await;
+        image_wal.extend(files.iter().map(|files| (image.index.as_str(), files.wal_pages())));
+        fsck.check_tree(branch, files.as_ref()).await;
+    }
+    fsck.check_layers(&reached, &image_wal).await;
     fsck.report.touch(&reached);
     Ok(fsck.report)
 }

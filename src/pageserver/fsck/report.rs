@@ -69,8 +69,7 @@ impl Report {
     pub(super) fn touch(&mut self, reached: &Reached) {
         let mut by_object: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for branch in &reached.branches {
-            let keys = branch.layers.iter().map(|layer| layer.key.as_str());
-            for key in keys.chain(branch.manifest.as_ref().map(|manifest| manifest.key.as_str())) {
+            for key in branch.objects().chain(branch.manifest.as_ref().map(|manifest| manifest.key.as_str())) {
                 by_object.entry(key).or_default().push(branch.name.to_string());
             }
         }

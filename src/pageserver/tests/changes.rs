@@ -2,7 +2,7 @@
 
 use super::fixture::{Fixture, bytes};
 use super::model::{Model, Named, Names, assert_same, is_transient};
-use crate::model::{FileId, FileKind, LayerRef, PAGE_SIZE, TreeDiff};
+use crate::model::{FileId, FileKind, Image, LayerRef, PAGE_SIZE, TreeDiff};
 use crate::pageserver::disk::simulated::SimulatedDisk;
 use crate::pageserver::{Listing, NameProblem, PageError, Volume, VolumeSource};
 use rand::rngs::StdRng;
@@ -19,6 +19,9 @@ pub struct Run<'f> {
     pub seed: u64,
     pub random: StdRng,
     pub model: Model,
+    pub image: Option<Image>,
+    /// Whether a suspend may make one.
+    pub makes_images: bool,
     pub layers: Vec<LayerRef>,
     pub tree: Option<TreeDiff>,
     pub delta: SimulatedDisk,
@@ -38,12 +41,15 @@ impl<'f> Run<'f> {
         run
     }
 
-    fn unopened(fixture: &'f Fixture, seed: u64) -> Run<'f> {
+    /// One whose volume is not open yet.
+    pub fn unopened(fixture: &'f Fixture, seed: u64) -> Run<'f> {
         Run {
             fixture,
             seed,
             random: StdRng::seed_from_u64(seed),
             model: fixture.model(),
+            image: None,
+            makes_images: true,
             layers: Vec::new(),
             tree: None,
             delta: SimulatedDisk::default(),
@@ -53,15 +59,6 @@ impl<'f> Run<'f> {
             held: HashMap::new(),
             orphans: Vec::new(),
         }
-    }
-
-    /// A node that has nothing but what was uploaded: `model` is what it must find.
-    pub fn of_upload(fixture: &'f Fixture, seed: u64, upload: (Model, Vec<LayerRef>, TreeDiff)) -> Run<'f> {
-        let (model, layers, tree) = upload;
-        let mut run = Run::unopened(fixture, seed);
-        (run.model, run.layers, run.tree) = (model, layers, Some(tree));
-        run.open();
-        run
     }
 
     pub fn volume(&self) -> &Arc<Volume> {
@@ -96,13 +93,8 @@ impl<'f> Run<'f> {
 
     /// Opens what layers, tree and delta say; whatever the kernel referred to is gone.
     pub fn open(&mut self) {
-        let source = VolumeSource {
-            base: self.fixture.base.clone(),
-            last_base_id: self.fixture.staged.last_file_id,
-            layers: &self.layers,
-            tree: self.tree.as_ref(),
-            links: &[],
-        };
+        let (base, last_base_id) = self.beneath(&self.fixture.cache);
+        let source = VolumeSource { base, last_base_id, layers: &self.layers, tree: self.tree.as_ref(), links: &[] };
         let name = format!("delta {}", self.delta_number);
         let opening = Volume::open(self.fixture.cache.clone(), source, self.delta.open(), &name);
         let opened = self.fixture.runtime.block_on(opening);

@@ -4,11 +4,15 @@ use super::changes::Run;
 use super::fixture::{Fixture, putting, wal_pages};
 use super::model::{Model, Names, assert_same, is_transient};
 use super::seeds;
-use crate::model::{FileId, LayerRef, PAGE_SIZE};
+use crate::model::{FileId, Image, LayerRef, PAGE_SIZE, TreeDiff};
 use crate::pageserver::disk::simulated::SimulatedDisk;
-use crate::pageserver::{PageError, Selection, build_snapshot_upload, build_upload};
+use crate::pageserver::{
+    Base, ImageNames, PageCache, PageError, Selection, build_image, build_snapshot_upload, build_upload,
+};
+use crate::store::keys;
 use rand::RngExt;
 use std::rc::Rc;
+use std::sync::Arc;
 
 #[test]
 fn a_volume_is_what_was_written_through_suspends_kills_and_power_cuts() {
@@ -74,7 +78,32 @@ fn a_volume_is_what_was_written_through_any_number_of_layers() {
     }
 }
 
-impl Run<'_> {
+impl<'f> Run<'f> {
+    /// A node that has nothing but what was uploaded: `model` is what it must find.
+    pub fn of_upload(
+        fixture: &'f Fixture,
+        seed: u64,
+        (model, image): (Model, Option<Image>),
+        (layers, tree): (Vec<LayerRef>, TreeDiff),
+    ) -> Run<'f> {
+        let mut run = Run::unopened(fixture, seed);
+        (run.model, run.image, run.layers, run.tree) = (model, image, layers, Some(tree));
+        run.open();
+        run
+    }
+
+    /// What the layers lie over, and its last file.
+    pub fn beneath(&self, cache: &PageCache) -> (Arc<Base>, u64) {
+        match &self.image {
+            None => (self.fixture.base.clone(), self.fixture.staged.last_file_id),
+            Some(image) => {
+                let opened = self.fixture.runtime.block_on(Base::open_image(cache.clone(), image));
+                let opened = opened.unwrap_or_else(|e| panic!("seed {}: its image does not open: {e}", self.seed));
+                (Arc::new(opened), image.last_file_id)
+            }
+        }
+    }
+
     /// Uploads the delta and opens what was uploaded, on a delta folder that is empty or holds an older delta.
     /// False where the upload came to nothing, as every now and then.
     pub fn suspend(&mut self) -> bool {
@@ -85,6 +114,9 @@ impl Run<'_> {
         }
         if self.random.random_range(0..4) == 0 {
             self.volume().sync_all().expect("it can be synced");
+        }
+        if self.makes_images && self.random.random_range(0..12) == 0 {
+            return self.suspend_as_image();
         }
         let kept = wal_pages(&mut self.random);
         let merge = self.layers.len() >= MAX_LAYERS || self.random.random_range(0..12) == 0;
@@ -102,12 +134,46 @@ impl Run<'_> {
             self.tell(format_args!("the upload is lost"));
             return false;
         }
-        self.delta_number += 1;
-        self.close();
         self.layers.truncate(selection.merge_from);
         self.layers.extend(uploaded.into_iter().filter(|_| !selection.all));
         self.layers.extend(upload.layers);
         self.tree = Some(upload.tree);
+        self.wake_anew(&kept);
+        true
+    }
+
+    /// As [`Run::suspend`], with an image instead of layers.
+    fn suspend_as_image(&mut self) -> bool {
+        self.tell(format_args!("suspend as an image"));
+        let kept = wal_pages(&mut self.random);
+        self.uploads += 1;
+        let (seed, number) = (self.seed, self.uploads);
+        let key = move |kind: &str, part: u32| format!("v1/branch/b{seed}/{kind}/{number:08}-{part:08}-n");
+        let names = ImageNames { index: key("index", 0), pack: Box::new(move |part| key("pack", part)) };
+        let (store, scratch) = (self.fixture.store.clone(), self.fixture.place(&format!("image-{seed}")));
+        let built = build_image(self.volume(), &kept, names, (store, &scratch), self.fixture.runtime.handle());
+        let image = built.unwrap_or_else(|e| panic!("seed {seed}: its image cannot be written: {e}")).image;
+        let own = image.packs.iter().filter(|pack| pack.key.starts_with(keys::BRANCHES));
+        let own: u64 = own.map(|pack| pack.bytes).sum();
+        let most = 2 * image.logical_bytes + kept.len() as u64;
+        assert!(own <= most, "seed {seed}: packs of {own} bytes for {} of data", image.logical_bytes);
+        if self.random.random_range(0..10) == 0 {
+            self.tell(format_args!("the image is lost"));
+            return false;
+        }
+        self.tree = Some(TreeDiff { next_id: image.last_file_id + 1, ..TreeDiff::default() });
+        self.layers.clear();
+        self.image = Some(image);
+        self.model.drop_linked();
+        self.wake_anew(&kept);
+        true
+    }
+
+    /// Opens what was uploaded, which `kept` is the WAL of, and compares it.
+    fn wake_anew(&mut self, kept: &[u8]) {
+        let seed = self.seed;
+        self.delta_number += 1;
+        self.close();
         if self.random.random_range(0..3) > 0 {
             self.delta = SimulatedDisk::default();
         }
@@ -115,10 +181,9 @@ impl Run<'_> {
         assert_eq!(self.volume().own_pages(), 0, "seed {seed}: a fresh delta has pages");
         let found =
             self.fixture.runtime.block_on(self.volume().read_wal(kept.len() / PAGE_SIZE)).expect("WAL can be read");
-        assert_same(&found, &kept, format_args!("seed {seed}: the WAL segment"));
+        assert_same(&found, kept, format_args!("seed {seed}: the WAL segment"));
         self.compare();
         self.take_as_durable();
-        true
     }
 
     /// Names for the layers of the next upload.
@@ -155,7 +220,7 @@ impl Run<'_> {
         }
         snapshot.published(layers);
         let all_layers: Vec<LayerRef> = self.layers.iter().cloned().chain(self.volume().uploaded()).collect();
-        let elsewhere = Run::of_upload(self.fixture, self.seed, (moment, all_layers, tree));
+        let elsewhere = Run::of_upload(self.fixture, self.seed, (moment, self.image.clone()), (all_layers, tree));
         elsewhere.compare();
         let found = handle.block_on(elsewhere.volume().read_wal(kept.len() / PAGE_SIZE)).expect("WAL can be read");
         assert_same(&found, &kept, format_args!("seed {}: the WAL", self.seed));

@@ -6,6 +6,7 @@
 //! exactly what was synced.
 
 use crate::model::FileId;
+use crate::pageserver::LINKED_FOLDERS;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
@@ -58,6 +59,11 @@ impl Model {
         let mut names = self.names().clone();
         change(&mut names);
         self.names.push(Rc::new(names));
+    }
+
+    /// An image does not have what a branch has links for.
+    pub fn drop_linked(&mut self) {
+        self.change_names(|names| names.retain(|path, _| !is_linked(path)));
     }
 
     pub fn change_file(&mut self, id: FileId, change: impl FnOnce(&mut Vec<u8>)) {
@@ -128,6 +134,11 @@ impl Model {
 
 fn without<'n>(names: &'n Names, others: &Names) -> Vec<(&'n String, &'n Named)> {
     names.iter().filter(|(path, named)| others.get(*path) != Some(named)).collect()
+}
+
+/// What a base and an image leave out: a branch has it beside its mount.
+pub fn is_linked(path: &str) -> bool {
+    LINKED_FOLDERS.contains(&path.split('/').next().unwrap_or(path))
 }
 
 /// What a crash or a suspend does not keep.

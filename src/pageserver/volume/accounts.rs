@@ -10,6 +10,11 @@ impl Volume {
         self.files().iter().map(|file| file.layer_pages(&self.ground, 0).len() as u64).sum()
     }
 
+    /// The id that the next new file gets.
+    pub fn next_file_id(&self) -> u64 {
+        self.tree().next_id()
+    }
+
     /// Where a node is, as Postgres names it: `base/5/16384`. Of one that was unlinked, where it was.
     pub fn path_of(&self, id: FileId) -> String {
         let tree = self.tree();

@@ -61,6 +61,8 @@ pub struct Recorded {
     pub ranges: Vec<StoredRange>,
     /// Every file and 64 KiB of it that was read, wherever it was.
     pub places: BTreeSet<(FileId, u32)>,
+    /// Every directory that was listed.
+    pub listings: BTreeSet<FileId>,
 }
 
 impl Recording {
@@ -130,9 +132,9 @@ impl Volume {
         let mut ranges = touched.layer_parts;
         ranges.extend(self.ground.layers.opening_ranges());
         // What `Volume::open` lists.
-        let listings = touched.listings.iter().copied().chain([FileId(0)]);
-        ranges.extend(self.ground.base.stored_ranges(touched.frames.iter().copied(), listings).await?);
-        Ok(Some(Recorded { ranges: ranges.into_iter().collect(), places: touched.places }))
+        let listings: BTreeSet<FileId> = touched.listings.iter().copied().chain([FileId(0)]).collect();
+        ranges.extend(self.ground.base.stored_ranges(touched.frames.iter().copied(), listings.iter().copied()).await?);
+        Ok(Some(Recorded { ranges: ranges.into_iter().collect(), places: touched.places, listings }))
     }
 
     /// Ends the recording and keeps what it says, if it is still on.

@@ -92,6 +92,7 @@ impl fmt::Display for Kind {
             Kind::StagedIndex => "staged index",
             Kind::Manifest => "manifest",
             Kind::Layer => "layer",
+            Kind::Image => "image",
             Kind::Boot => "boot set",
             Kind::Pin => "pin",
             Kind::Scratch => "probe",

@@ -23,6 +23,7 @@ pub enum Kind {
     StagedIndex,
     Manifest,
     Layer,
+    Image,
     Boot,
     Pin,
     Scratch,
@@ -339,6 +340,7 @@ impl<'a> Sorting<'a> {
                 let kind = match kind {
                     BranchObject::Manifest => Kind::Manifest,
                     BranchObject::Layer => Kind::Layer,
+                    BranchObject::ImageIndex | BranchObject::ImagePack => Kind::Image,
                     BranchObject::Boot => Kind::Boot,
                 };
                 let may_publish = life.is_some_and(|life| life.may_publish(epoch, seq));

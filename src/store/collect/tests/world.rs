@@ -94,6 +94,7 @@ pub(super) async fn upload(
         format: BranchManifest::FORMAT,
         branch: head.id.clone(),
         base: head.base.clone(),
+        image: None,
         layers,
         tree: TreeDiff::default(),
         wal: vec![wal()],
