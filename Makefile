@@ -1,6 +1,6 @@
 # The ways into this repository. Each installs what it needs first (tests/setup.sh).
 
-.PHONY: setup build demo test soak bench fmt lint
+.PHONY: setup build demo test soak fuzz bench fmt lint
 
 setup:
 	@tests/setup.sh
@@ -22,6 +22,10 @@ test: setup
 soak: setup
 	OFFSHOOT_ROUNDS=$(or $(ROUNDS),100) OFFSHOOT_SEED=$(or $(SEED),1) tests/run.sh --profile soak -E 'binary(crashes)'
 	OFFSHOOT_SEEDS=$(or $(SEEDS),20000) tests/run.sh --profile soak --release --lib -E 'test(pageserver::tests) + test(simulation) + test(histories)'
+
+# The readers of every format on disk and in the store, from their corpus on. SECONDS says how long each, TARGETS which.
+fuzz: setup
+	@tests/fuzz.sh $(or $(SECONDS),60) $(TARGETS)
 
 # Figures with their baselines, as Markdown. ARGS="--short" for a small one.
 bench: setup

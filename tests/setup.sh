@@ -13,6 +13,7 @@ export LC_ALL=C
 for_what=${1:-everything}
 nextest_version=0.9.143
 deny_version=0.20.2
+fuzz_version=0.13.1
 postgres18_version=18.4.0-beta.17
 azurite_version=3.35.0
 s3rver_version=3.7.1
@@ -34,6 +35,7 @@ missing_packages() {
     command -v mold >/dev/null || echo mold
     command -v cc >/dev/null || printf '%s\n' gcc libc6-dev
     [ "$for_what" = everything ] || return 0
+    command -v c++ >/dev/null || command -v g++ >/dev/null || echo g++
     /usr/bin/python3 -c 'import venv, ensurepip' 2>/dev/null || printf '%s\n' python3 python3-venv
 }
 
@@ -136,6 +138,7 @@ chmod 755 "$OFFSHOOT_CACHE"
 if [ "$for_what" = everything ]; then
     install_cargo_tool cargo-nextest "$nextest_version"
     install_cargo_tool cargo-deny "$deny_version"
+    install_cargo_tool cargo-fuzz "$fuzz_version"
     install_cargo_tool s3s-fs "$s3s_fs_version" --features binary
     install_python
     install_store_servers

@@ -9,6 +9,8 @@ pub(crate) mod boot;
 mod census;
 mod claim;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod hold;
 mod looks;
 pub(crate) mod place;

@@ -124,7 +124,7 @@ pub(super) fn read_pages(folder: &Path, segments: &[WalSegment]) -> Result<Vec<u
 }
 
 /// The segment whose last record, at the redo point, is `length` bytes long.
-fn segment(control: &ControlFile, length: u32) -> Result<WalSegment, LifecycleError> {
+pub(super) fn segment(control: &ControlFile, length: u32) -> Result<WalSegment, LifecycleError> {
     let start = control.redo_offset();
     let crosses_page = start % PAGE_SIZE as u64 + u64::from(length) > PAGE_SIZE as u64;
     let end = start + u64::from(length) + if crosses_page { PAGE_HEADER } else { 0 };

@@ -91,7 +91,7 @@ fn config_files_in(mut names: Vec<String>, dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Name and value of one line, or `None` for a blank, a comment or what Postgres itself would refuse.
-fn parse_line(line: &str) -> Option<(String, String)> {
+pub(super) fn parse_line(line: &str) -> Option<(String, String)> {
     let line = line.trim_start();
     let name_end = line.find(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '.' | '$'))).unwrap_or(line.len());
     let (name, rest) = line.split_at(name_end);

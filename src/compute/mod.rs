@@ -11,6 +11,8 @@ mod data_files;
 mod error;
 #[cfg(test)]
 pub(crate) mod fixture;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod identity;
 mod installation;
 mod launch;

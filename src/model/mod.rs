@@ -3,6 +3,8 @@
 //! Plain data without I/O. What is kept in the object store is defined here with its format.
 
 mod ambient;
+#[cfg(test)]
+pub(crate) mod corpus;
 pub mod fault;
 mod head;
 mod id;

@@ -142,22 +142,32 @@ impl BootWriter {
 
     /// The object that is to be stored under `key`.
     pub fn finish(self, key: &str) -> Vec<u8> {
-        let mut object = Vec::with_capacity(self.bytes + (64 << 10));
+        let mut parts = Vec::with_capacity(self.bytes + (64 << 10));
+        self.documents.iter().for_each(|(_, bytes)| parts.extend_from_slice(bytes));
+        self.ranges.iter().for_each(|(_, bytes)| parts.extend_from_slice(bytes));
+        Self::object(key, parts, &self.directory())
+    }
+
+    pub(super) fn directory(&self) -> Vec<u8> {
         let mut directory = (self.documents.len() as u32).to_le_bytes().to_vec();
         for (key, bytes) in &self.documents {
-            object.extend_from_slice(bytes);
             put_text(&mut directory, key);
             directory.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
         }
         directory.extend_from_slice(&(self.ranges.len() as u32).to_le_bytes());
         for (range, bytes) in &self.ranges {
-            object.extend_from_slice(bytes);
             put_text(&mut directory, &range.key);
             directory.extend_from_slice(&range.object_bytes.to_le_bytes());
             directory.extend_from_slice(&range.start.to_le_bytes());
             directory.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
         }
-        let stored = zstd::bulk::compress(&directory, 3).expect("compressing into memory cannot fail");
+        directory
+    }
+
+    /// Completes an object whose parts are there.
+    pub(super) fn object(key: &str, parts: Vec<u8>, directory: &[u8]) -> Vec<u8> {
+        let mut object = parts;
+        let stored = zstd::bulk::compress(directory, 3).expect("compressing into memory cannot fail");
         let offset = object.len() as u64;
         object.extend_from_slice(&stored);
         let crc = sum(key, &object);

@@ -93,6 +93,12 @@ impl FrameRef {
         }
     }
 
+    /// As if it had been made of `stored`.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn standing_for(self, identity: Identity<'_>, stored: &[u8]) -> FrameRef {
+        FrameRef { length: stored.len() as u32 | self.length & RAW, crc: sum(identity, stored), ..self }
+    }
+
     /// The frame's content, `content_length` bytes, after checking its sum.
     pub fn open(&self, identity: Identity<'_>, stored: &[u8], content_length: usize) -> Result<Bytes, PageError> {
         self.check(identity, stored)?;

@@ -31,6 +31,8 @@ pub(super) const FOOTER: usize = 32;
 /// Frames to a page of the frame table: 64 KiB, or 256 MiB of data.
 pub const FRAMES_PER_PAGE: usize = 4096;
 const RECORD_PAGE: usize = 64 << 10;
+/// Longest record page that is read, decompressed: one is closed with the record that fills it, which holds a name and a target.
+const LONGEST_RECORD_PAGE: u32 = 256 << 10;
 /// Pages of frame tables and directory listings kept in memory per base; 64 KiB each.
 const PAGES_IN_MEMORY: usize = 1024;
 /// The tail that one request reads at open; holds footer and directory of any but huge bases.
@@ -86,17 +88,17 @@ impl RecordPage {
 }
 
 /// What the tail of an index says.
-enum Tail {
+pub(super) enum Tail {
     /// Frames, and the directory.
     Whole(u64, Directory),
     /// The directory lies before the tail.
     Beyond(Footer),
 }
 
-type Directory = (Vec<u32>, Vec<RecordPage>);
+pub(super) type Directory = (Vec<u32>, Vec<RecordPage>);
 
 #[derive(Clone, Copy)]
-struct Footer {
+pub(super) struct Footer {
     frames: u64,
     offset: u64,
     end: u64,
@@ -236,7 +238,7 @@ impl Index {
             if sum(&self.owner, stored) != page.crc {
                 return Err(damaged(&self.key, "the checksum of a record page does not match"));
             }
-            let bytes = zstd::bulk::decompress(stored, page.length as usize);
+            let bytes = zstd::bulk::decompress(stored, page.length.min(LONGEST_RECORD_PAGE) as usize);
             let bytes = bytes.map_err(|e| damaged(&self.key, &e.to_string()))?;
             let mut reader = Reader::new(&bytes);
             let mut records = Vec::new();
@@ -321,7 +323,7 @@ fn sum_frame_pages(file: &std::fs::File, owner: &str, bytes: u64) -> std::io::Re
 }
 
 /// What is at the end of an index, of which `tail` are the bytes at `range`.
-fn read_tail(owner: &str, tail: &[u8], range: Range<u64>) -> Result<Tail, &'static str> {
+pub(super) fn read_tail(owner: &str, tail: &[u8], range: Range<u64>) -> Result<Tail, &'static str> {
     let (before, footer) = tail.split_last_chunk::<FOOTER>().ok_or("it is too short")?;
     let mut reader = Reader::new(footer);
     let (Some(frames), Some(offset), Some(length), Some(crc), Some(MAGIC)) =
@@ -363,7 +365,7 @@ pub(super) fn decode_directory(bytes: &[u8]) -> Option<(Vec<u32>, Vec<RecordPage
     Some((frame_crcs, pages))
 }
 
-fn encode_record(record: &Record, out: &mut Vec<u8>) {
+pub(super) fn encode_record(record: &Record, out: &mut Vec<u8>) {
     out.extend_from_slice(&record.parent.0.to_le_bytes());
     put_text(out, &record.name);
     out.extend_from_slice(&record.id.0.to_le_bytes());

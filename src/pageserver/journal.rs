@@ -15,13 +15,15 @@ use super::PageError;
 use super::codec::{Reader, put_text};
 use super::disk::{Disk, DiskFile};
 use crate::model::fault::{self, FaultPoint};
-use crate::model::{FileId, FileKind};
+use crate::model::{FileId, FileKind, PageNo};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"OFFJRN01");
 const FRAME_HEADER: usize = 16;
+/// Bytes of the largest file that may be. Postgres cuts its own at 1 GiB; one of this size would cost the daemon 32 MiB of page sets.
+pub(super) const LARGEST_FILE: u64 = 1 << 40;
 /// Records in the buffer that are written without waiting for a commit, in bytes.
 const SPILL: usize = 1 << 20;
 
@@ -197,15 +199,20 @@ fn write_frame(output: &mut Output, records: &[u8]) -> std::io::Result<()> {
         return Ok(());
     }
     output.sequence += 1;
-    let sequence = output.sequence.to_le_bytes();
+    let frame = frame(output.sequence, records);
+    output.file.write_all_at(&frame, output.end)?;
+    output.end += frame.len() as u64;
+    Ok(())
+}
+
+pub(super) fn frame(sequence: u64, records: &[u8]) -> Vec<u8> {
+    let sequence = sequence.to_le_bytes();
     let mut frame = Vec::with_capacity(FRAME_HEADER + records.len());
     frame.extend_from_slice(&(records.len() as u32).to_le_bytes());
     frame.extend_from_slice(&sum(&sequence, records).to_le_bytes());
     frame.extend_from_slice(&sequence);
     frame.extend_from_slice(records);
-    output.file.write_all_at(&frame, output.end)?;
-    output.end += frame.len() as u64;
-    Ok(())
+    frame
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -223,7 +230,7 @@ fn sum(sequence: &[u8; 8], records: &[u8]) -> u32 {
 }
 
 /// The changes of all good frames, how many bytes these take, and the last one's sequence.
-fn replay(frames: &[u8]) -> (Vec<Change>, usize, u64) {
+pub(super) fn replay(frames: &[u8]) -> (Vec<Change>, usize, u64) {
     let (mut changes, mut good, mut sequence) = (Vec::new(), 0, 0);
     while let Some((frame_changes, length)) = replay_frame(&frames[good..], sequence + 1) {
         changes.extend(frame_changes);
@@ -248,7 +255,7 @@ fn replay_frame(bytes: &[u8], expected: u64) -> Option<(Vec<Change>, usize)> {
     Some((changes, FRAME_HEADER + length))
 }
 
-fn encode(change: &Change, out: &mut Vec<u8>) {
+pub(super) fn encode(change: &Change, out: &mut Vec<u8>) {
     let number = |out: &mut Vec<u8>, value: u64| out.extend_from_slice(&value.to_le_bytes());
     match change {
         Change::Create { id, parent, name, kind, mode, target } => {
@@ -305,10 +312,12 @@ fn encode(change: &Change, out: &mut Vec<u8>) {
 }
 
 fn decode(reader: &mut Reader<'_>) -> Option<Change> {
+    let mode = |mode: u64| u32::try_from(mode).ok();
+    let size = |size: u64| (size <= LARGEST_FILE).then_some(size);
     Some(match reader.u8()? {
         1 => {
             let kind = reader.kind()?;
-            let (id, parent, mode) = (FileId(reader.u64()?), FileId(reader.u64()?), reader.u64()? as u32);
+            let (id, parent, mode) = (FileId(reader.u64()?), FileId(reader.u64()?), mode(reader.u64()?)?);
             let name = reader.text()?.to_owned();
             let target = Some(reader.text()?.to_owned()).filter(|target| !target.is_empty());
             Change::Create { id, parent, name, kind, mode, target }
@@ -323,15 +332,15 @@ fn decode(reader: &mut Reader<'_>) -> Option<Change> {
             new_parent: FileId(reader.u64()?),
             new_name: reader.text()?.to_owned(),
         },
-        5 => Change::Mode { id: FileId(reader.u64()?), mode: reader.u64()? as u32 },
-        6 => Change::Truncate { id: FileId(reader.u64()?), size: reader.u64()? },
-        7 => Change::Grow { id: FileId(reader.u64()?), size: reader.u64()? },
+        5 => Change::Mode { id: FileId(reader.u64()?), mode: mode(reader.u64()?)? },
+        6 => Change::Truncate { id: FileId(reader.u64()?), size: size(reader.u64()?)? },
+        7 => Change::Grow { id: FileId(reader.u64()?), size: size(reader.u64()?)? },
         8 => {
             let id = FileId(reader.u64()?);
             let mut runs = Vec::new();
             for _ in 0..reader.u64()? {
                 let (start, end) = (reader.u32()?, reader.u32()?);
-                runs.push(start..end);
+                (start < end && end <= PageNo::count_for(LARGEST_FILE)).then(|| runs.push(start..end))?;
             }
             Change::Pages { id, runs }
         }
@@ -340,11 +349,11 @@ fn decode(reader: &mut Reader<'_>) -> Option<Change> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::pageserver::LocalDisk;
 
-    fn changes() -> Vec<Change> {
+    pub(in crate::pageserver) fn changes() -> Vec<Change> {
         let (id, parent, name) = (FileId(20), FileId::ROOT, "base".to_owned());
         vec![
             Change::Create {

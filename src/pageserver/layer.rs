@@ -207,10 +207,10 @@ fn zero_page() -> Bytes {
 pub(super) type LayerPages = Vec<(FileId, u32, u32)>;
 
 /// What a layer's index says: frames, pages, and how many of these are stored.
-type LayerIndex = (Vec<FrameRef>, LayerPages, u32);
+pub(super) type LayerIndex = (Vec<FrameRef>, LayerPages, u32);
 
 /// What the tail of a layer says.
-enum Tail {
+pub(super) enum Tail {
     Whole(LayerIndex),
     /// The index lies, or begins, before the tail.
     Beyond(Footer),
@@ -239,7 +239,7 @@ async fn open_layer(cache: &PageCache, layer: &LayerRef) -> Result<(Layer, Layer
 }
 
 /// What is at the end of a layer, of which `tail` are the bytes at `range`.
-fn read_tail(layer: &LayerRef, tail: &[u8], range: Range<u64>) -> Result<Tail, String> {
+pub(super) fn read_tail(layer: &LayerRef, tail: &[u8], range: Range<u64>) -> Result<Tail, String> {
     let (before, footer) = tail.split_last_chunk::<FOOTER>().ok_or("it is too short")?;
     let footer = Footer::decode(footer).ok_or("it has no footer")?;
     // The footer has no sum of its own: a page fewer would show an older one.
@@ -302,7 +302,7 @@ impl Footer {
         self.offset..self.offset + u64::from(self.stored)
     }
 
-    fn encode(self, out: &mut Vec<u8>) {
+    pub(super) fn encode(self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.frames.to_le_bytes());
         out.extend_from_slice(&self.pages.to_le_bytes());
         out.extend_from_slice(&self.offset.to_le_bytes());

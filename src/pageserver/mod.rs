@@ -22,6 +22,8 @@ mod error;
 mod file;
 mod frame;
 pub mod fsck;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod image;
 mod index;
 mod journal;

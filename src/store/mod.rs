@@ -9,6 +9,8 @@ mod catalog;
 pub mod collect;
 mod document;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod hedge;
 pub mod keys;
 mod local;

@@ -45,27 +45,35 @@ pub(super) fn file_name(url: &str, key: &str) -> String {
 }
 
 /// The header of an object's file; `None` for a key that does not fit into it.
-fn header(url: &str, object: &Object) -> Option<Vec<u8>> {
+pub(super) fn header(url: &str, key: &str, bytes: u64) -> Option<Vec<u8>> {
     let mut rest = Vec::with_capacity(HEADER as usize);
     rest.extend_from_slice(&(EXTENT as u32).to_le_bytes());
-    rest.extend_from_slice(&object.bytes.to_le_bytes());
-    put_text(&mut rest, &object.key);
+    rest.extend_from_slice(&bytes.to_le_bytes());
+    put_text(&mut rest, key);
     rest.extend_from_slice(&Sha256::digest(url));
     (rest.len() <= HEADER as usize - 12).then_some(())?;
     rest.resize(HEADER as usize - 12, 0);
+    Some(summed_header(&rest))
+}
+
+pub(super) fn summed_header(rest: &[u8]) -> Vec<u8> {
     let mut header = MAGIC.to_le_bytes().to_vec();
-    header.extend_from_slice(&crc32c::crc32c(&rest).to_le_bytes());
-    header.extend_from_slice(&rest);
-    Some(header)
+    header.extend_from_slice(&crc32c::crc32c(rest).to_le_bytes());
+    header.extend_from_slice(rest);
+    header
 }
 
 /// Key and length of the object that a file says it holds; `None` for no file of this cache and store.
 pub(super) fn read_header(file: &File, url: &str) -> Option<(String, u64)> {
     let mut header = vec![0; HEADER as usize];
     file.read_exact_at(&mut header, 0).ok()?;
-    let mut reader = Reader::new(&header);
+    parse_header(&header, url)
+}
+
+pub(super) fn parse_header(header: &[u8], url: &str) -> Option<(String, u64)> {
+    let mut reader = Reader::new(header);
     let (magic, crc) = (reader.u64()?, reader.u32()?);
-    if magic != MAGIC || crc32c::crc32c(&header[12..]) != crc || u64::from(reader.u32()?) != EXTENT {
+    if magic != MAGIC || crc32c::crc32c(header.get(12..)?) != crc || u64::from(reader.u32()?) != EXTENT {
         return None;
     }
     let bytes = reader.u64()?;
@@ -136,7 +144,7 @@ impl PageCache {
         let file = match *made {
             true => self.pooled(object.id, path)?,
             false => {
-                let header = header(self.0.store.url(), object)
+                let header = header(self.0.store.url(), &object.key, object.bytes)
                     .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the key is too long"))?;
                 let file =
                     OpenOptions::new().create(true).truncate(true).read(true).write(true).mode(0o600).open(path)?;

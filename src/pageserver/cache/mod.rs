@@ -15,6 +15,8 @@
 mod disk;
 mod fetch;
 mod figures;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 mod metrics;
 mod object;
 mod residency;

@@ -34,7 +34,7 @@ const MAP: &str = "extents";
 const NEW_MAP: &str = "extents.new";
 
 /// An object that was found, and the extents it has.
-struct Found {
+pub(super) struct Found {
     key: String,
     bytes: u64,
     words: Vec<u64>,
@@ -50,18 +50,8 @@ impl PageCache {
             let _disk = object.lock_disk();
             object.resident() > 0
         });
-        let mut map = Vec::new();
-        map.extend_from_slice(&MAGIC.to_le_bytes());
-        map.extend_from_slice(&(EXTENT as u32).to_le_bytes());
-        map.extend_from_slice(&(objects.len() as u32).to_le_bytes());
-        for object in objects {
-            put_text(&mut map, &object.key);
-            map.extend_from_slice(&object.bytes.to_le_bytes());
-            let words = object.present_words();
-            map.extend_from_slice(&(words.len() as u32).to_le_bytes());
-            words.iter().for_each(|word| map.extend_from_slice(&word.to_le_bytes()));
-        }
-        map.extend_from_slice(&sum(self.0.store.url(), &map).to_le_bytes());
+        let present = |object: Arc<Object>| (object.key.clone(), object.bytes, object.present_words());
+        let map = encode_map(self.0.store.url(), objects.into_iter().map(present));
         self.write_map(&map).map_err(|e| PageError::local(self.0.directory.join(MAP), e))?;
         fault::pass(FaultPoint::CacheMapped);
         Ok(())
@@ -188,8 +178,24 @@ fn seek(file: &File, at: u64, whence: Whence) -> io::Result<Option<u64>> {
     }
 }
 
+/// The map of objects, each with its key, its bytes and its words.
+pub(super) fn encode_map(url: &str, objects: impl ExactSizeIterator<Item = (String, u64, Vec<u64>)>) -> Vec<u8> {
+    let mut map = Vec::new();
+    map.extend_from_slice(&MAGIC.to_le_bytes());
+    map.extend_from_slice(&(EXTENT as u32).to_le_bytes());
+    map.extend_from_slice(&(objects.len() as u32).to_le_bytes());
+    for (key, bytes, words) in objects {
+        put_text(&mut map, &key);
+        map.extend_from_slice(&bytes.to_le_bytes());
+        map.extend_from_slice(&(words.len() as u32).to_le_bytes());
+        words.iter().for_each(|word| map.extend_from_slice(&word.to_le_bytes()));
+    }
+    map.extend_from_slice(&sum(url, &map).to_le_bytes());
+    map
+}
+
 /// What a map says; `None` for one that is damaged or another store's.
-fn read_map(map: &[u8], url: &str) -> Option<Vec<Found>> {
+pub(super) fn read_map(map: &[u8], url: &str) -> Option<Vec<Found>> {
     let (map, crc) = map.split_last_chunk::<4>()?;
     (sum(url, map) == u32::from_le_bytes(*crc)).then_some(())?;
     let mut reader = Reader::new(map);
@@ -206,6 +212,6 @@ fn read_map(map: &[u8], url: &str) -> Option<Vec<Found>> {
     reader.is_empty().then_some(found)
 }
 
-fn sum(url: &str, map: &[u8]) -> u32 {
+pub(super) fn sum(url: &str, map: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(url.as_bytes()), map)
 }

@@ -4,12 +4,9 @@ use super::{DataFile, Fetched, Ground, Need, State, overlay_name};
 use crate::model::{PAGE_SIZE, PageNo};
 use crate::pageserver::PageError;
 use crate::pageserver::disk::DiskFile;
-use crate::pageserver::journal::Change;
+use crate::pageserver::journal::{Change, LARGEST_FILE};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-
-/// Postgres cuts its own files at 1 GiB; one of this size would cost the daemon 32 MiB of page sets.
-const LARGEST_FILE: u64 = 1 << 40;
 
 impl DataFile {
     /// Writes `data` at `offset`. A page of which only a part is written is copied up whole first.

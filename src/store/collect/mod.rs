@@ -39,6 +39,8 @@ mod tests;
 
 pub(super) use lists::condemned_keys;
 pub use lists::{Condemned, Review};
+#[cfg(any(test, fuzzing))]
+pub(super) use references::references;
 pub use report::{Fate, Report, Row, Tally};
 pub use survey::{Garbage, Kind, Survey, Why};
 

@@ -10,7 +10,7 @@ use std::fmt;
 const PREFIX: &str = "v1/";
 
 /// The texts in `json` that begin like keys; `None` where it is no JSON.
-pub(super) fn references(json: &[u8]) -> Option<Vec<String>> {
+pub(in crate::store) fn references(json: &[u8]) -> Option<Vec<String>> {
     let mut found = Vec::new();
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     Texts(&mut found).deserialize(&mut deserializer).ok()?;
