@@ -8,6 +8,9 @@ use futures::StreamExt;
 use offshoot::model::{BranchHead, Entropy};
 use offshoot::store::{Catalog, Created, Store};
 
+/// Suspends of the deep branch.
+const DEPTH: u32 = 50;
+
 /// A query of a table of the shop, as the first of a session.
 const QUERY: &str = "select count(*) from customers where note like '%x%'";
 
@@ -32,18 +35,19 @@ pub fn wakes(extent: &Extent, table: &mut Table) {
         warm.push(first_row(&url));
         asleep(&shop);
     }
-    let (mut cold, mut asked) = (Vec::new(), Vec::new());
-    for _ in 0..extent.wakes {
-        shop.node.stop();
-        shop.node.wipe();
-        shop.node.start();
-        // A node opens its bases when it starts.
-        pause(std::time::Duration::from_millis(1500));
-        let before = shop.unruly().counts();
-        cold.push(first_row(&url));
-        asked.push(shop.unruly().counts().since(&before).iter().map(|(_, _, count)| *count as f64).sum::<f64>());
-        asleep(&shop);
+    let cold = cold_wakes(extent, &mut shop, "sleeper", first_row);
+    progress("the same after 50 suspends");
+    for number in 0..DEPTH {
+        let sql = format!(
+            "create table deep_{number} as select n from generate_series(1, 200) n; update customers set note = note where id % 50 = {number}"
+        );
+        psql(&shop.url("shop@deep"), &sql);
+        shop.node.succeed(&["branch", "suspend", "shop@deep"]);
     }
+    first_row(&shop.url("shop@deep"));
+    pause(std::time::Duration::from_millis(1200));
+    shop.node.succeed(&["branch", "suspend", "shop@deep"]);
+    let deep = cold_wakes(extent, &mut shop, "deep", first_row);
     let unseen = |shop: &Shop, name: &str| -> Vec<f64> {
         (0..extent.wakes).map(|number| first_row(&shop.url(&format!("shop@{name}-{number}")))).collect()
     };
@@ -60,11 +64,52 @@ pub fn wakes(extent: &Extent, table: &mut Table) {
     let awake: Vec<f64> = (0..extent.wakes).map(|_| first_row(&url)).collect();
     let beside = ("connect to it awake", median(&awake));
     table.latency("wake, store at 22 ms, warm cache", &warm, beside.0, beside.1);
-    table.latency("wake, store at 22 ms, node that has nothing", &cold, beside.0, beside.1);
-    table.row("… requests of it", "requests", &asked, "", None);
+    table.latency("wake, store at 22 ms, node that has nothing", &cold.ms, beside.0, beside.1);
+    table.row("… requests of it", "requests", &cold.requests, "", None);
+    table.row("… at the prices of S3, a thousand of them", "cents", &cold.cents_a_thousand, "", None);
+    table.latency("… of a branch that was suspended 50 times before", &deep.ms, beside.0, beside.1);
+    table.ratio("… of 50 suspends to 3", "×", &deep.ms, &cold.ms);
+    table.row("… requests of it", "requests", &deep.requests, "", None);
     table.latency("unseen name, store at 22 ms, 10 branches", &few, beside.0, beside.1);
     table.latency("unseen name, store at 22 ms, 5,000 branches", &many, beside.0, beside.1);
     table.latency("wake, store at 22 ms, warm cache, 5,000 branches", &among, beside.0, beside.1);
+}
+
+/// What wakes on an empty node took and asked for.
+struct Cold {
+    ms: Vec<f64>,
+    requests: Vec<f64>,
+    cents_a_thousand: Vec<f64>,
+}
+
+fn cold_wakes(extent: &Extent, shop: &mut Shop, name: &str, first_row: impl Fn(&str) -> f64) -> Cold {
+    let mut cold = Cold { ms: Vec::new(), requests: Vec::new(), cents_a_thousand: Vec::new() };
+    for _ in 0..extent.wakes {
+        shop.node.stop();
+        shop.node.wipe();
+        shop.node.start();
+        // A node opens its bases when it starts.
+        pause(std::time::Duration::from_millis(1500));
+        let before = shop.unruly().counts();
+        cold.ms.push(first_row(&shop.url(&format!("shop@{name}"))));
+        let asked = shop.unruly().counts().since(&before);
+        cold.requests.push(asked.iter().map(|(_, _, count)| *count as f64).sum());
+        let cents = asked.iter().map(|(method, path, count)| *count as f64 * cents_a_thousand(method, path));
+        cold.cents_a_thousand.push(cents.sum());
+        pause(std::time::Duration::from_millis(1200));
+        shop.node.succeed(&["branch", "suspend", &format!("shop@{name}")]);
+    }
+    cold
+}
+
+/// What a thousand such requests cost on S3 in its standard class, us-east-1: reads 0.04 cents, puts and lists 0.5, deletions nothing.
+fn cents_a_thousand(method: &str, path: &str) -> f64 {
+    let is_list = path.trim_matches('/').split('/').count() == 1;
+    match method {
+        "GET" | "HEAD" if !is_list => 0.04,
+        "DELETE" => 0.0,
+        _ => 0.5,
+    }
 }
 
 /// Puts heads of branches that nobody holds, as so many first connects and suspends would leave them.
