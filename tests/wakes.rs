@@ -164,3 +164,22 @@ fn a_branch_that_rewrote_most_of_its_base_wakes_from_an_image_of_its_own() {
     let garbage = shop.node.succeed(&["gc", "--dry-run"]);
     assert!(garbage.contains("image"), "{garbage}");
 }
+
+/// It reads more than layers do, and writes more: what fails there must not keep a branch awake.
+#[test]
+fn a_branch_that_cannot_be_given_an_image_sleeps_with_its_layers() {
+    let no_index = Conduct { rules: vec![Rule::new(Fault::Status(500)).on("PUT").of("/index/")], ..Conduct::default() };
+    let shop = Fixture::new().moto().unruly(Conduct::default()).start();
+    shop.psql("shop@x", REWRITTEN);
+    let rewritten = shop.psql("shop@x", REWRITTEN_QUERY);
+    shop.unruly().obey(no_index);
+    shop.node.succeed(&["branch", "suspend", "shop@x"]);
+    shop.unruly().obey(Conduct::default());
+    assert!(shop.node.log().contains("cannot be given an image"));
+    assert_eq!((keys_of(&shop, "index").len(), keys_of(&shop, "layer").len()), (0, 1));
+    assert_eq!(shop.psql("shop@x", REWRITTEN_QUERY), rewritten);
+    // The query has set hint bits: half of it is changed anew.
+    shop.node.succeed(&["branch", "suspend", "shop@x"]);
+    assert_eq!(keys_of(&shop, "index").len(), 1, "it is tried again");
+    assert_eq!(shop.psql("shop@x", REWRITTEN_QUERY), rewritten);
+}

@@ -95,12 +95,7 @@ pub(super) async fn write(
     let mut writer = BootWriter::default();
     writer.document(&reference.key, document);
     written.fresh.into_iter().for_each(|(range, bytes)| writer.range(range, bytes));
-    let layers = manifest.layers.iter().map(|layer| layer.key.as_str());
-    let image = manifest.image.iter().flat_map(|image| {
-        let packs = image.packs.iter().map(|pack| pack.key.as_str());
-        packs.chain([image.index.as_str()])
-    });
-    let kept: HashSet<&str> = layers.chain(image).collect();
+    let kept: HashSet<&str> = manifest.objects().collect();
     let is_dropped = |range: &StoredRange| range.key.starts_with(keys::BRANCHES) && !kept.contains(range.key.as_str());
     for range in &written.ranges {
         if !base_has.contains(range) && !is_dropped(range) && writer.wants(range) {

@@ -120,6 +120,21 @@ impl Hold {
         self.update(held, publish).await
     }
 
+    /// Does `work`, which may take longer than a lease, and renews the lease beside it. What becomes of a lost branch shows when it is published.
+    pub(crate) async fn renew_beside<T>(&self, held: &mut Held, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                outcome = &mut work => return outcome,
+                () = tokio::time::sleep(self.renewal()) => {
+                    if let Err(error) = self.update(held, |_| ()).await {
+                        tracing::warn!(branch = %held.head.name, %error, "a lease could not be renewed");
+                    }
+                }
+            }
+        }
+    }
+
     /// Names in the head what a stopped branch consists of, and lets go of it. Where this fails, the put may have landed: [`Hold::settle`].
     pub(crate) async fn publish_suspend(
         &self,
@@ -233,4 +248,36 @@ pub async fn release(
     });
     freed.await.map_err(failed)?;
     Ok(Released::AsOf(Some(held.head.saved_at_ms).filter(|at| *at > 0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{BaseId, BranchId, Entropy};
+    use crate::store::simulated::SimulatedStore;
+    use crate::store::{Created, Store};
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU64;
+
+    /// An upload of hours, and the lease never runs out.
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_is_renewed_beside_what_takes_long() {
+        let (simulated, entropy) = (SimulatedStore::new(1), Entropy::seeded(1));
+        let catalog = Catalog::new(Store::simulated(&simulated, &entropy), entropy.clone());
+        let (clock, lease) = (Clock::Simulated(Arc::new(AtomicU64::new(1))), Duration::from_secs(60));
+        let hold = Hold { catalog: catalog.clone(), node: NodeId::random(&entropy), clock, lease };
+        let branch: BranchRef = "shop@x".parse().expect("a name");
+        let mut head = BranchHead::of_base(&branch, BranchId::random(&entropy), (BaseId::from("b"), 1), 1, 1);
+        (head.holder, head.dirty) = (Some(hold.holder()), true);
+        let Ok(Created::New(mut held)) = catalog.create_branch(head).await else { panic!("it can be made") };
+        let begun = held.head.seq;
+        let outcome = hold.renew_beside(&mut held, async {
+            tokio::time::sleep(10 * lease).await;
+            7
+        });
+        assert_eq!(outcome.await, 7);
+        assert!(held.head.seq >= begun + 20, "{} renewals in ten leases", held.head.seq - begun);
+        let now = catalog.branch_head(&branch).await.expect("the store answers").expect("it is there");
+        assert_eq!(now.head.nonce, held.head.nonce, "what is published next replaces the newest head");
+    }
 }

@@ -5,16 +5,21 @@
 //! here. A failure at any point leaves a [`Down`] that can be started or suspended again.
 
 use super::awake::blocking;
+use super::bases::OpenBase;
 use super::boot;
 use super::error::LifecycleError;
 use super::hold::{HoldError, Settled};
+use super::place::Place;
 use super::provision::{Down, Up};
 use super::shared::Shared;
 use super::wal;
 use crate::model::fault::{self, FaultPoint};
-use crate::model::{BranchManifest, BranchRef, Database, Image, LayerRef, Nonce, Role, TreeDiff, WalSegment};
+use crate::model::{
+    BranchHead, BranchManifest, BranchRef, Database, Image, LayerRef, Nonce, Role, TreeDiff, WalSegment,
+};
 use crate::pageserver::{
-    BuiltImage, ImageNames, Recorded as Touched, Selection, Upload, boot_ranges, build_image, build_upload, wants_image,
+    BuiltImage, ImageNames, Recorded as Touched, Selection, Upload, Volume, boot_ranges, build_image, build_upload,
+    wants_image,
 };
 use crate::store::keys;
 use bytes::Bytes;
@@ -59,7 +64,11 @@ pub(super) async fn upload(
     recorded: Recorded,
 ) -> Result<(), LifecycleError> {
     let started = Instant::now();
-    let (manifest, boot) = plan(shared, down, recorded).await?;
+    let head = down.held.head.clone();
+    let Down { held, place, base, manifest, volume, .. } = down;
+    let stopped = Stopped { head: &head, place, base, manifest: manifest.as_ref(), volume };
+    // It may take longer than a lease: what another node took over meanwhile would be lost.
+    let (manifest, boot) = shared.hold.renew_beside(held, plan(shared, stopped, recorded)).await?;
     let head = &down.held.head;
     let (epoch, seq) = (head.epoch, head.seq + 1);
     let key = keys::manifest(&head.id, epoch, seq, &Nonce::random(&shared.ambient.entropy));
@@ -125,24 +134,35 @@ pub(super) fn stored_bytes(manifest: &BranchManifest) -> u64 {
     manifest.layers.iter().map(|layer| layer.bytes).sum::<u64>() + of_image
 }
 
+/// What an upload is made of.
+#[derive(Clone, Copy)]
+struct Stopped<'a> {
+    /// As it was when the upload began: keys go on from it.
+    head: &'a BranchHead,
+    place: &'a Place,
+    base: &'a OpenBase,
+    manifest: Option<&'a BranchManifest>,
+    volume: &'a Arc<Volume>,
+}
+
 /// Writes the layers, or an image, and says what the manifest will hold.
 async fn plan(
     shared: &Shared,
-    down: &Down,
+    down: Stopped<'_>,
     recorded: Recorded,
 ) -> Result<(BranchManifest, Option<boot::Written>), LifecycleError> {
     let started = match boot::is_far(shared.catalog.store()) {
-        true => boot::recorded(&down.volume).await,
+        true => boot::recorded(down.volume).await,
         false => None,
     };
-    let control = wal::control_file(&down.volume).await?;
+    let control = wal::control_file(down.volume).await?;
     let folder = down.place.wal();
     let segment = blocking(move || wal::segment_of_folder(&control, &folder)).await?;
 
     let manifest = |image: Option<Image>, layers, tree| BranchManifest {
         format: BranchManifest::format_with(image.as_ref()),
-        branch: down.held.head.id.clone(),
-        base: down.held.head.base.clone(),
+        branch: down.head.id.clone(),
+        base: down.head.base.clone(),
         image,
         layers,
         tree,
@@ -150,20 +170,29 @@ async fn plan(
         databases: recorded.databases,
         roles: recorded.roles,
     };
-    let former = down.manifest.as_ref().and_then(|manifest| manifest.image.clone());
+    let former = down.manifest.and_then(|manifest| manifest.image.clone());
     let beneath = former.as_ref().map_or(down.base.manifest.logical_bytes, |image| image.logical_bytes);
     let volume = down.volume.clone();
     let own_pages = blocking(move || Ok(volume.own_pages() + volume.layered_pages())).await?;
-    if wants_image(own_pages, beneath) {
-        let (image, boot) = make_image(shared, down, &segment, started).await?;
-        let tree = TreeDiff { next_id: image.last_file_id + 1, ..TreeDiff::default() };
-        return Ok((manifest(Some(image), Vec::new(), tree), boot));
+    // A quota counts pages in layers; it bounds what they are, too.
+    let has_quota = shared.limits(down.head).max_delta_bytes.is_some();
+    if !has_quota && wants_image(own_pages, beneath) {
+        match make_image(shared, down, &segment, started.as_deref()).await {
+            Ok((image, boot)) => {
+                let tree = TreeDiff { next_id: image.last_file_id + 1, ..TreeDiff::default() };
+                return Ok((manifest(Some(image), Vec::new(), tree), boot));
+            }
+            // It reads more than layers do.
+            Err(error) => {
+                tracing::warn!(branch = %down.head.name, %error, "a branch cannot be given an image; it sleeps with its layers");
+            }
+        }
     }
 
     let origin: Vec<LayerRef> = down.manifest.iter().flat_map(|manifest| manifest.layers.clone()).collect();
     let uploaded = down.volume.uploaded();
     let (selection, kept) = select(origin, uploaded, down.volume.unpublished_pages());
-    let head = &down.held.head;
+    let head = down.head;
     let nonce = Nonce::random(&shared.ambient.entropy);
     let (id, epoch, seq) = (head.id.clone(), head.epoch, head.seq);
     let key = move |number: usize| keys::layer(&id, epoch, seq + number as u64, &nonce);
@@ -193,11 +222,11 @@ async fn plan(
 /// Writes an image of the stopped branch, in place of all its layers.
 async fn make_image(
     shared: &Shared,
-    down: &Down,
+    down: Stopped<'_>,
     segment: &WalSegment,
-    started: Option<Arc<Touched>>,
+    started: Option<&Touched>,
 ) -> Result<(Image, Option<boot::Written>), LifecycleError> {
-    let head = &down.held.head;
+    let head = down.head;
     let nonce = Nonce::random(&shared.ambient.entropy);
     let (id, epoch, seq) = (head.id.clone(), head.epoch, head.seq);
     let index = keys::image_index(&id, epoch, seq, &nonce);
@@ -207,17 +236,21 @@ async fn make_image(
     let built: BuiltImage = blocking(move || {
         let wal = wal::read_pages(&place.wal(), &[wal])?;
         let names = ImageNames { index, pack };
-        let built = build_image(&volume, &wal, names, (store, &place.run()), &runtime);
+        // In the delta's folder, where only the daemon can write.
+        let built = build_image(&volume, &wal, names, (store, &place.delta()), &runtime);
         let built = built.map_err(|e| LifecycleError::Other(format!("its image cannot be written: {e}")))?;
         fault::pass(FaultPoint::ImagePut);
         Ok(built)
     })
     .await?;
     let boot = match started {
-        Some(recorded) => {
-            let ranges = built.boot_ranges(shared.cache.clone(), &recorded).await?;
-            Some(boot::Written { ranges, fresh: Vec::new() })
-        }
+        Some(recorded) => match built.boot_ranges(shared.cache.clone(), recorded).await {
+            Ok(ranges) => Some(boot::Written { ranges, fresh: Vec::new() }),
+            Err(error) => {
+                tracing::warn!(branch = %head.name, %error, "a branch sleeps without a boot object; its wake takes longer");
+                None
+            }
+        },
         None => None,
     };
     Ok((built.image, boot))

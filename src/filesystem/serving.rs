@@ -118,8 +118,12 @@ impl Inner {
     }
 
     /// Answers a write of `length` bytes that worked, and takes stock of what room is left.
-    pub(super) fn answer_write(&self, reply: ReplyWrite, file: &DataFile, size_before: u64, length: usize) {
+    pub(super) fn answer_write(&self, reply: ReplyWrite, file: &Arc<DataFile>, size_before: u64, length: usize) {
         reply.written(length as u32);
+        if file.writeback_due() {
+            let file = file.clone();
+            self.runtime.spawn_blocking(move || file.begin_writeback());
+        }
         self.room.look();
         if self.room.is_tight() && file.size() > size_before {
             self.room.grew(file.id());

@@ -146,7 +146,7 @@ pub struct LayerRef {
 /// left alone stay in the packs where they were, the base's among them, so that nothing is copied and all that share them go on doing so.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
-    /// Full key of its index, which is what its own frames are summed with, too.
+    /// Full key of its index.
     pub index: String,
     /// Bytes of that object.
     pub index_bytes: u64,
@@ -159,12 +159,29 @@ pub struct Image {
     pub logical_bytes: u64,
 }
 
+impl Image {
+    /// What its index and its own frames are summed with.
+    pub fn owner(&self) -> &str {
+        Image::owner_of(&self.index)
+    }
+
+    /// The same, of the image with this index. It does not look like a key: a pack that a later image keeps would keep the index for the collector.
+    pub fn owner_of(index: &str) -> &str {
+        index.strip_prefix("v1/").unwrap_or(index)
+    }
+
+    /// Keys of its index and its packs, a base's among them.
+    pub fn objects(&self) -> impl Iterator<Item = &str> {
+        self.packs.iter().map(|pack| pack.key.as_str()).chain([self.index.as_str()])
+    }
+}
+
 /// One pack that an image needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImagePack {
     /// Full object key.
     pub key: String,
-    /// What its frames are summed with: a base's id, or the key of an image's index.
+    /// What its frames are summed with: a base's id, or an image's [`Image::owner`].
     pub owner: String,
     pub bytes: u64,
 }
@@ -190,6 +207,11 @@ pub struct BranchManifest {
 impl BranchManifest {
     /// The newest format there is: 2 has an image, which a reader of format 1 would pass over.
     pub const FORMAT: u32 = 2;
+
+    /// Keys of what it lists: layers, and the index and packs of its image, a base's packs among them.
+    pub fn objects(&self) -> impl Iterator<Item = &str> {
+        self.layers.iter().map(|layer| layer.key.as_str()).chain(self.image.iter().flat_map(Image::objects))
+    }
 
     /// The oldest format that can hold a manifest with, or without, an image.
     pub fn format_with(image: Option<&Image>) -> u32 {

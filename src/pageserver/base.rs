@@ -3,7 +3,7 @@
 use super::PageError;
 use super::cache::{CachedObject, PageCache, Wanted};
 use super::frame::{FRAME_SIZE, FrameRef, Identity};
-use super::index::{Index, Listing};
+use super::index::{Index, Listing, PAGES_OF_BASE, PAGES_OF_IMAGE};
 use super::volume::StoredRange;
 use crate::model::{BaseId, BaseManifest, FileId, Image, ImagePack, PackRef, ProjectName};
 use crate::store::keys;
@@ -21,7 +21,7 @@ pub struct Extent {
 
 /// One base, shared by all branches on it; or one branch's image.
 pub struct Base {
-    /// Whose index it is: a base's id, or the key of an image's index.
+    /// Whose index it is: a base's id, or an image's owner.
     owner: String,
     index: Index,
     packs: Vec<Pack>,
@@ -52,22 +52,23 @@ impl Base {
     ) -> Result<Base, PageError> {
         let key = |pack: &PackRef| keys::base_pack(project, id, pack.number);
         let packs = packs.iter().map(|pack| ImagePack { key: key(pack), owner: id.to_string(), bytes: pack.bytes });
-        Self::open_with(cache, id.to_string(), (&index_key, index_bytes), packs).await
+        Self::open_with(cache, (id.to_string(), PAGES_OF_BASE), (&index_key, index_bytes), packs).await
     }
 
     /// Opens a branch's image.
     pub async fn open_image(cache: PageCache, image: &Image) -> Result<Base, PageError> {
         let index = (image.index.as_str(), image.index_bytes);
-        Self::open_with(cache, image.index.clone(), index, image.packs.iter().cloned()).await
+        Self::open_with(cache, (image.owner().to_owned(), PAGES_OF_IMAGE), index, image.packs.iter().cloned()).await
     }
 
     async fn open_with(
         cache: PageCache,
-        owner: String,
+        (owner, pages_in_memory): (String, usize),
         (index_key, index_bytes): (&str, u64),
         packs: impl Iterator<Item = ImagePack>,
     ) -> Result<Base, PageError> {
-        let index = Index::open(cache.clone(), index_key.to_owned(), index_bytes, owner.clone()).await?;
+        let index =
+            Index::open(cache.clone(), index_key.to_owned(), index_bytes, (owner.clone(), pages_in_memory)).await?;
         let packs = packs.map(|pack| Pack { object: cache.object(&pack.key, pack.bytes), owner: pack.owner }).collect();
         Ok(Base { owner, index, packs, cache })
     }

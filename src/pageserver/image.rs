@@ -50,7 +50,7 @@ pub fn build_image(
     (store, scratch): (Store, &Path),
     runtime: &Handle,
 ) -> Result<BuiltImage, WriteError> {
-    let pack_names = PackNames { owner: names.index.clone(), key: names.pack };
+    let pack_names = PackNames { owner: Image::owner_of(&names.index).to_owned(), key: names.pack };
     let table = scratch.join("image-frames");
     // Of a suspend that failed.
     match std::fs::remove_file(&table) {

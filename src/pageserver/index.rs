@@ -34,7 +34,9 @@ const RECORD_PAGE: usize = 64 << 10;
 /// Longest record page that is read, decompressed: one is closed with the record that fills it, which holds a name and a target.
 const LONGEST_RECORD_PAGE: u32 = 256 << 10;
 /// Pages of frame tables and directory listings kept in memory per base; 64 KiB each.
-const PAGES_IN_MEMORY: usize = 1024;
+pub(super) const PAGES_OF_BASE: usize = 1024;
+/// The same for a branch's image, which is that branch's alone.
+pub(super) const PAGES_OF_IMAGE: usize = 64;
 /// The tail that one request reads at open; holds footer and directory of any but huge bases.
 const TAIL: u64 = 128 << 10;
 
@@ -106,8 +108,13 @@ pub(super) struct Footer {
 }
 
 impl Index {
-    /// Opens the index at `key`, `bytes` long, of the base `owner`: one request, two for a huge one, none if it is cached.
-    pub async fn open(cache: PageCache, key: String, bytes: u64, owner: String) -> Result<Index, PageError> {
+    /// Opens the index at `key`, `bytes` long, of the base or image `owner`, of which so many pages may be kept in memory: one request, two for a huge one, none if it is cached.
+    pub async fn open(
+        cache: PageCache,
+        key: String,
+        bytes: u64,
+        (owner, pages_in_memory): (String, usize),
+    ) -> Result<Index, PageError> {
         let object = cache.object(&key, bytes);
         let tail_range = bytes.saturating_sub(TAIL)..bytes;
         let read = || async {
@@ -136,8 +143,8 @@ impl Index {
             frame_crcs,
             record_pages,
             long_directory,
-            frame_pages: Cache::new(PAGES_IN_MEMORY),
-            listings: Cache::new(PAGES_IN_MEMORY),
+            frame_pages: Cache::new(pages_in_memory),
+            listings: Cache::new(pages_in_memory),
         })
     }
 

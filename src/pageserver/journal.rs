@@ -8,7 +8,8 @@
 //! frame   u32 length, u32 crc, u64 sequence, records (crc: CRC32C over sequence and records)
 //! ```
 //!
-//! Replay stops at the first frame that is short, does not sum up or is out of sequence: what follows was never acknowledged.
+//! Replay stops at the first frame that is short, does not sum up or is out of sequence: what follows was never acknowledged. A frame that is none of these and holds what
+//! this version does not know is an error: it may have been.
 //! Commits share their fsync: whoever gets the file writes everything that was appended until then.
 
 use super::PageError;
@@ -117,7 +118,10 @@ impl Journal {
         bytes.truncate(length);
         let header = header(name);
         let (changes, good, sequence) = match bytes.strip_prefix(header.as_slice()) {
-            Some(frames) => replay(frames),
+            Some(frames) => replay(frames).map_err(|number| PageError::Damaged {
+                object: path.display().to_string(),
+                what: format!("frame {number} is whole and cannot be understood; was it written by a newer version?"),
+            })?,
             None => (Vec::new(), 0, 0),
         };
         let end = (header.len() + good) as u64;
@@ -229,30 +233,27 @@ fn sum(sequence: &[u8; 8], records: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(sequence), records)
 }
 
-/// The changes of all good frames, how many bytes these take, and the last one's sequence.
-pub(super) fn replay(frames: &[u8]) -> (Vec<Change>, usize, u64) {
+/// The changes of all good frames, how many bytes these take, and the last one's sequence. An error is the sequence of a frame that is good but for what it
+/// says: it was acknowledged, so it is no end.
+pub(super) fn replay(frames: &[u8]) -> Result<(Vec<Change>, usize, u64), u64> {
     let (mut changes, mut good, mut sequence) = (Vec::new(), 0, 0);
-    while let Some((frame_changes, length)) = replay_frame(&frames[good..], sequence + 1) {
-        changes.extend(frame_changes);
-        good += length;
+    while let Some(records) = good_frame(&frames[good..], sequence + 1) {
         sequence += 1;
+        let mut reader = Reader::new(records);
+        while !reader.is_empty() {
+            changes.push(decode(&mut reader).ok_or(sequence)?);
+        }
+        good += FRAME_HEADER + records.len();
     }
-    (changes, good, sequence)
+    Ok((changes, good, sequence))
 }
 
-fn replay_frame(bytes: &[u8], expected: u64) -> Option<(Vec<Change>, usize)> {
+/// The records of the first frame, if it is whole, sums up, and is the one that is expected.
+fn good_frame(bytes: &[u8], expected: u64) -> Option<&[u8]> {
     let mut reader = Reader::new(bytes);
     let (length, crc, sequence) = (reader.u32()? as usize, reader.u32()?, reader.u64()?);
     let records = bytes.get(FRAME_HEADER..FRAME_HEADER.checked_add(length)?)?;
-    if sequence != expected || sum(&sequence.to_le_bytes(), records) != crc {
-        return None;
-    }
-    let mut reader = Reader::new(records);
-    let mut changes = Vec::new();
-    while !reader.is_empty() {
-        changes.push(decode(&mut reader)?);
-    }
-    Some((changes, FRAME_HEADER + length))
+    (sequence == expected && sum(&sequence.to_le_bytes(), records) == crc).then_some(records)
 }
 
 pub(super) fn encode(change: &Change, out: &mut Vec<u8>) {
@@ -400,6 +401,17 @@ pub(super) mod tests {
         journal.append(&changes()[0]);
         drop(journal);
         assert!(open("d").expect("opens").1.is_empty());
+    }
+
+    /// What was acknowledged is not cut off because a later version wrote it.
+    #[test]
+    fn a_whole_frame_that_is_not_understood_is_an_error() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let open = |name: &str| Journal::open(Arc::new(LocalDisk::open(folder.path()).expect("a folder")), name);
+        let newer = [header("d"), frame(1, &[9, 1, 2, 3])].concat();
+        std::fs::write(folder.path().join(Journal::NAME), &newer).expect("writes");
+        assert!(matches!(open("d").map(|_| ()), Err(PageError::Damaged { .. })));
+        assert_eq!(std::fs::read(folder.path().join(Journal::NAME)).expect("reads"), newer, "nothing is cut off");
     }
 
     /// Whatever happens to the tail, replay yields a prefix, and the journal goes on from there.

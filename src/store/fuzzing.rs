@@ -63,7 +63,7 @@ mod tests {
                 index_bytes: 500,
                 packs: vec![ImagePack {
                     key: "v1/branch/i/pack/1-2-n".to_owned(),
-                    owner: "v1/branch/i/index/1-1-n".to_owned(),
+                    owner: "branch/i/index/1-1-n".to_owned(),
                     bytes: 5000,
                 }],
                 last_file_id: 40,

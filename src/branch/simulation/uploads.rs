@@ -177,7 +177,7 @@ impl Node<'_> {
             by: (head.id, head.epoch, self.hold.node.clone()),
             model: upload.moment.latest(),
             wal: upload.wal.clone(),
-            objects: objects_of(&manifest).chain([key.clone()]).collect(),
+            objects: manifest.objects().map(str::to_owned).chain([key.clone()]).collect(),
             changes: upload.changes,
         };
         around.oracle.note_upload(&key, written);
@@ -245,13 +245,4 @@ fn image_of(live: &Live<'_>, wal: &[u8], nonce: &Nonce, scratch: &Path) -> (VecD
         puts.push_back((key, bytes.to_vec()));
     }
     (puts, image)
-}
-
-/// What a manifest lists, but for what is its base's.
-fn objects_of(manifest: &BranchManifest) -> impl Iterator<Item = String> {
-    let image = manifest.image.iter().flat_map(|image| {
-        let packs = image.packs.iter().map(|pack| pack.key.clone());
-        packs.chain([image.index.clone()])
-    });
-    manifest.layers.iter().map(|layer| layer.key.clone()).chain(image)
 }

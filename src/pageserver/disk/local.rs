@@ -29,17 +29,6 @@ struct LocalFile {
 /// 4 MiB some gained and some lost, with 16 MiB none lost.
 const BEGIN_WRITEBACK: u64 = 16 << 20;
 
-impl LocalFile {
-    /// Begins to write back what was written, without waiting for it. What comes through FUSE is what the kernel wants written back: a local file system would
-    /// have it on its way to the disk by now. Left in the page cache once more, it would be, all of it, what the next fsync waits for.
-    #[expect(unsafe_code, reason = "sync_file_range(2) has no safe wrapper among our dependencies")]
-    fn begin_writeback(&self) {
-        // An error is left to the fsync, which will have it, too.
-        // SAFETY: the call takes no pointers, and the descriptor is open for as long as `self.file` lives.
-        unsafe { libc::sync_file_range(self.file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
-    }
-}
-
 impl LocalDisk {
     /// Makes `folder` if it is missing.
     pub fn open(folder: &Path) -> io::Result<LocalDisk> {
@@ -97,12 +86,22 @@ impl DiskFile for LocalFile {
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         FileExt::write_all_at(&self.file, bytes, offset)?;
-        let length = bytes.len() as u64;
-        if self.syncs && self.unbegun.fetch_add(length, Ordering::Relaxed) + length >= BEGIN_WRITEBACK {
-            self.unbegun.store(0, Ordering::Relaxed);
-            self.begin_writeback();
-        }
+        self.unbegun.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn writeback_due(&self) -> bool {
+        let is_due = self.syncs && self.unbegun.load(Ordering::Relaxed) >= BEGIN_WRITEBACK;
+        is_due && self.unbegun.swap(0, Ordering::Relaxed) >= BEGIN_WRITEBACK
+    }
+
+    /// What comes through FUSE is what the kernel wants written back: a local file system would have it on its way to the disk by now. Left in the page
+    /// cache once more, all of it would be what the next fsync waits for.
+    #[expect(unsafe_code, reason = "sync_file_range(2) has no safe wrapper among our dependencies")]
+    fn begin_writeback(&self) {
+        // An error is left to the fsync, which will have it, too.
+        // SAFETY: the call takes no pointers, and the descriptor is open for as long as `self.file` lives.
+        unsafe { libc::sync_file_range(self.file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -37,6 +37,12 @@ pub trait DiskFile: Send + Sync {
     fn len(&self) -> io::Result<u64>;
     /// Cuts or grows it, with zeros.
     fn set_len(&self, bytes: u64) -> io::Result<()>;
+    /// Whether so much was written since this last said so that [`DiskFile::begin_writeback`] is worth a call.
+    fn writeback_due(&self) -> bool {
+        false
+    }
+    /// Begins to write back what was written, without waiting for the end of it. It promises nothing. Blocks while the disk's queue is full.
+    fn begin_writeback(&self) {}
     /// Makes content and length durable.
     fn sync(&self) -> io::Result<()>;
 }

@@ -161,6 +161,17 @@ impl DataFile {
         self.read_lock().present.count()
     }
 
+    /// Whether it is time for [`DataFile::begin_writeback`]; says so once.
+    pub fn writeback_due(&self) -> bool {
+        self.read_lock().overlay.as_ref().is_some_and(|overlay| overlay.writeback_due())
+    }
+
+    /// Lets own pages go to the disk before anyone asks for that. Blocking.
+    pub fn begin_writeback(&self) {
+        let overlay = self.read_lock().overlay.clone();
+        overlay.iter().for_each(|overlay| overlay.begin_writeback());
+    }
+
     pub(super) fn is_transient(&self) -> bool {
         self.transient.load(Ordering::Relaxed)
     }

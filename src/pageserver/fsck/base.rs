@@ -53,7 +53,7 @@ impl Described {
         Described {
             index: image.index.clone(),
             index_bytes: image.index_bytes,
-            owner: image.index.clone(),
+            owner: image.owner().to_owned(),
             packs: image.packs.clone(),
             last_file_id: image.last_file_id,
             files: image.files,
@@ -139,8 +139,9 @@ impl Fsck<'_> {
     async fn check_pack_lengths(&mut self, described: &Described) -> HashSet<usize> {
         let mut sound = HashSet::new();
         for (at, pack) in described.packs.iter().enumerate() {
-            // A base's pack counts with its base.
-            if pack.owner == described.owner {
+            // A base's pack counts with its base, and one of two images once.
+            let is_base = described.index.starts_with(keys::PROJECTS);
+            if is_base || (pack.key.starts_with(keys::BRANCHES) && self.counted.insert(pack.key.clone())) {
                 self.report.count(pack.bytes);
             }
             match self.check_length(&pack.key, pack.bytes).await {

@@ -29,11 +29,7 @@ pub(super) struct ReachedBranch {
 impl ReachedBranch {
     /// Keys of its layers and of its image, packs of a base among them.
     pub(super) fn objects(&self) -> impl Iterator<Item = &str> {
-        let image = self.image.iter().flat_map(|image| {
-            let packs = image.packs.iter().map(|pack| pack.key.as_str());
-            packs.chain([image.index.as_str()])
-        });
-        self.layers.iter().map(|layer| layer.key.as_str()).chain(image)
+        self.layers.iter().map(|layer| layer.key.as_str()).chain(self.image.iter().flat_map(Image::objects))
     }
 }
 

@@ -31,11 +31,12 @@ impl Fsck<'_> {
                 continue;
             };
             let of_image = match &branch.image {
-                Some(image) => match image_wal.get(image.index.as_str()) {
+                // An upload over an image has all of its own WAL.
+                Some(image) if branch.layers.is_empty() => match image_wal.get(image.index.as_str()) {
                     Some(pages) => *pages,
                     None => continue,
                 },
-                None => 0,
+                _ => 0,
             };
             if let Some(page) = (of_image..branch.wal_pages).find(|page| !all.iter().any(|pages| pages.contains(page)))
             {

@@ -27,7 +27,7 @@ pub use report::{Finding, Report, Unread};
 use crate::model::{BranchId, BranchRef};
 use crate::store::{Catalog, Store, StoreError, keys};
 use bytes::Bytes;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 /// Bytes read at once.
@@ -71,6 +71,8 @@ struct Fsck<'a> {
     listed: HashMap<String, u64>,
     /// What the newest objects of each branch are.
     latest: HashMap<BranchId, heads::Latest>,
+    /// Packs of images that were counted.
+    counted: HashSet<String>,
     report: Report,
 }
 
@@ -81,7 +83,8 @@ pub async fn fsck(catalog: &Catalog, only: Option<&BranchRef>, watch: &dyn Watch
         let objects = catalog.store().list_objects(folder).await?;
         listed.extend(objects.into_iter().map(|object| (object.key, object.bytes)));
     }
-    let mut fsck = Fsck { catalog, watch, listed, latest: HashMap::new(), report: Report::default() };
+    let mut fsck =
+        Fsck { catalog, watch, listed, latest: HashMap::new(), counted: HashSet::new(), report: Report::default() };
     let reached = fsck.check_heads(only).await?;
     watch.begin(fsck.bytes_of(&reached));
     for base in &reached.bases {

@@ -70,7 +70,7 @@ fn a_damaged_footer_of_a_large_index_is_noticed() {
         let key = format!("v1/index-{at}-{bit}");
         let read = async {
             fixture.store.create(&key, bytes).await?;
-            let index = Index::open(fixture.cache.clone(), key.clone(), length, "base1".into()).await?;
+            let index = Index::open(fixture.cache.clone(), key.clone(), length, ("base1".into(), 1)).await?;
             for place in [places - 1, FRAMES_PER_PAGE, FRAMES_PER_PAGE - 1, 0] {
                 let stored = &table[place * FrameRef::ENCODED..][..FrameRef::ENCODED];
                 let expected = FrameRef::decode(stored.try_into().expect("16 bytes"));

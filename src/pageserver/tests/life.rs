@@ -51,6 +51,51 @@ fn a_volume_is_what_was_written_over_a_remote_store() {
     assert!(fixture.cache.figures().fills > 0, "nothing went through the cache");
 }
 
+/// An image holds what the branch changed, and of the rest it says where it is.
+#[test]
+fn an_image_shares_what_was_left_alone() {
+    let fixture = Fixture::new(&[]);
+    let mut run = Run::new(&fixture, 3000);
+    let listing = |run: &Run<'_>, id| fixture.runtime.block_on(run.volume().listing(id)).expect("it is listed");
+    let write = |run: &mut Run<'_>, name: &str, offset: u64| {
+        let mut directory = FileId::ROOT;
+        for name in ["base", "5"] {
+            directory = run.volume().peek(directory, name, &listing(run, directory)).expect("it is there");
+        }
+        let id = run.volume().peek(directory, name, &listing(run, directory)).expect("it is there");
+        run.volume().lookup(directory, name, &listing(run, directory)).expect("it is there");
+        let (file, content) = (run.volume().file(id).expect("a file"), [7; PAGE_SIZE]);
+        fixture.runtime.block_on(run.volume().write(&file, offset, &content)).expect("it is written");
+        run.model.change_file(id, |bytes| bytes[offset as usize..][..PAGE_SIZE].fill(7));
+    };
+    let image = |run: &mut Run<'_>| loop {
+        // One in ten comes to nothing.
+        if run.suspend_as_image() {
+            return run.image.clone().expect("it has one");
+        }
+    };
+    let own = |image: &Image| {
+        let own = image.packs.iter().filter(|pack| pack.owner == image.owner());
+        own.map(|pack| pack.bytes).sum::<u64>()
+    };
+    const FRAME: u64 = 64 << 10;
+    // Its pages of WAL, at most seven, are a frame of their own.
+    write(&mut run, "16384", 9 * PAGE_SIZE as u64);
+    let first = image(&mut run);
+    assert_eq!(first.packs.iter().filter(|pack| pack.key.contains("/base/")).count(), 1, "{first:?}");
+    assert!(own(&first) <= 2 * FRAME, "one frame was changed: {first:?}");
+    // Its one changed frame is again changed: the pack of before is not needed any more.
+    write(&mut run, "16384", 10 * PAGE_SIZE as u64);
+    let second = image(&mut run);
+    assert!(second.packs.iter().all(|pack| pack.owner != first.owner()), "{second:?}");
+    assert!(own(&second) <= 2 * FRAME, "{second:?}");
+    // Another: what the second has of the first is needed, and more than half of its pack, unless its WAL is longer than a frame's half.
+    write(&mut run, "16386", 0);
+    let third = image(&mut run);
+    assert!(own(&third) <= 3 * FRAME, "{third:?}");
+    assert!(third.packs.iter().any(|pack| pack.key.contains("/base/")), "{third:?}");
+}
+
 /// Hardly a change between them: more suspends than a manifest may have layers.
 #[test]
 fn the_mode_of_the_root_lasts() {

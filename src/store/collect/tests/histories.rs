@@ -1,4 +1,4 @@
-//! Random histories by seed: nodes that make, take, upload, publish and die, children that fork, deletions, imports, and two collectors that die too. All of
+//! Random histories by seed: nodes that make, take, put_image, upload_over, publish and die, children that fork, deletions, imports, and two collectors that die too. All of
 //! them wait before each request to the store, and the seed says whose turn it is and how time passes, up to weeks in the middle of anything.
 //!
 //! After every change the observer checks that everything heads refer to is there, and that no deleted branch lives. At the end, when only a collector is left, it checks
@@ -104,11 +104,20 @@ impl Actor {
                 held = self.catalog.update_branch(&held, |_| ()).await?;
             }
             let former = match &held.head.manifest {
-                Some(reference) if self.chance(70) => self.catalog.branch_manifest(reference).await?.layers,
-                _ => Vec::new(),
+                Some(reference) if self.chance(70) => {
+                    let former = self.catalog.branch_manifest(reference).await?;
+                    (former.image, former.layers)
+                }
+                _ => (None, Vec::new()),
             };
-            let layers = 1 + self.count(3);
-            let manifest = upload(&self.catalog, &held, former, layers, &self.entropy).await?;
+            let (former, layers) = match self.chance(20) {
+                true => {
+                    let image = put_image(&self.catalog, &held, former.0, &self.entropy).await?;
+                    ((Some(image), Vec::new()), 0)
+                }
+                false => (former, 1 + self.count(3)),
+            };
+            let manifest = upload_over(&self.catalog, &held, former, layers, &self.entropy).await?;
             if self.chance(20) {
                 continue;
             }
@@ -318,8 +327,8 @@ impl Observer {
             return Ok(known.clone());
         }
         let manifest = self.catalog.branch_manifest(&reference).await?;
-        let layers = manifest.layers.into_iter().map(|layer| layer.key);
-        let listed: Vec<String> = layers.chain([reference.key.clone()]).collect();
+        let objects = manifest.objects().map(str::to_owned);
+        let listed: Vec<String> = objects.chain([reference.key.clone()]).collect();
         self.manifests.borrow_mut().insert(reference.key, listed.clone());
         Ok(listed)
     }

@@ -1,8 +1,8 @@
 //! Small stand-ins for what branches and imports put into a store, for the collector's tests.
 
 use crate::model::{
-    BaseId, BaseManifest, BranchHead, BranchId, BranchManifest, BranchRef, Cluster, Entropy, Holder, LayerRef,
-    ManifestRef, NodeId, Nonce, PackRef, ProjectName, TreeDiff, UnixMs, WalSegment,
+    BaseId, BaseManifest, BranchHead, BranchId, BranchManifest, BranchRef, Cluster, Entropy, Holder, Image, ImagePack,
+    LayerRef, ManifestRef, NodeId, Nonce, PackRef, ProjectName, TreeDiff, UnixMs, WalSegment,
 };
 use crate::store::{Catalog, Created, Held, StoreError, keys};
 use std::collections::BTreeMap;
@@ -83,6 +83,35 @@ pub(super) async fn upload(
     count: u64,
     entropy: &Entropy,
 ) -> Result<ManifestRef, StoreError> {
+    upload_over(catalog, held, (None, former), count, entropy).await
+}
+
+/// Puts the index of an image and one pack of it, which go on needing a pack of `former`.
+pub(super) async fn put_image(
+    catalog: &Catalog,
+    held: &Held,
+    former: Option<Image>,
+    entropy: &Entropy,
+) -> Result<Image, StoreError> {
+    let (head, nonce) = (&held.head, Nonce::random(entropy));
+    let index = keys::image_index(&head.id, head.epoch, head.seq, &nonce);
+    let pack = keys::image_pack(&head.id, head.epoch, head.seq, &nonce);
+    for key in [&pack, &index] {
+        catalog.store().create(key, b"image".to_vec()).await?;
+    }
+    let own = ImagePack { key: pack, owner: Image::owner_of(&index).to_owned(), bytes: 5 };
+    let packs = former.into_iter().filter_map(|former| former.packs.into_iter().next_back()).chain([own]).collect();
+    Ok(Image { index, index_bytes: 5, packs, last_file_id: 30, files: 1, logical_bytes: 8192 })
+}
+
+/// As [`upload`], over an image.
+pub(super) async fn upload_over(
+    catalog: &Catalog,
+    held: &Held,
+    (image, former): (Option<Image>, Vec<LayerRef>),
+    count: u64,
+    entropy: &Entropy,
+) -> Result<ManifestRef, StoreError> {
     let head = &held.head;
     let mut layers = former;
     for number in 0..count {
@@ -91,10 +120,10 @@ pub(super) async fn upload(
         layers.push(LayerRef { key, bytes: 5, pages: 1 });
     }
     let manifest = BranchManifest {
-        format: BranchManifest::FORMAT,
+        format: BranchManifest::format_with(image.as_ref()),
         branch: head.id.clone(),
         base: head.base.clone(),
-        image: None,
+        image,
         layers,
         tree: TreeDiff::default(),
         wal: vec![wal()],
