@@ -20,6 +20,13 @@ fn since(node: &Node, before: &[(&'static str, u64)]) -> Vec<(&'static str, u64)
     requests(node).into_iter().zip(before).map(|((kind, now), (_, before))| (kind, now - before)).collect()
 }
 
+/// A head, a boot object and a claim; the project's head may be read again beside.
+fn check_asked_little(node: &Node, before: &[(&'static str, u64)]) {
+    let asked = since(node, before);
+    assert!(asked[0].1 <= 3, "{asked:?}");
+    assert_eq!(asked[1..], [("range", 0), ("create", 0), ("conditional_put", 1), ("list", 0)]);
+}
+
 /// A branch with some data and a query of it, as a boot object is made for: asleep, and its node stopped and emptied.
 fn asleep_and_wiped(shop: &mut Shop) {
     shop.psql("shop@x", "create table kept as select n from generate_series(1, 1000) n");
@@ -52,10 +59,7 @@ fn a_wake_on_a_node_that_has_nothing_reads_a_head_and_a_boot_object() {
     start_warm(&mut shop);
     let before = requests(&shop.node);
     assert_eq!(shop.psql("shop@x", QUERY), "1500|1000");
-    // The project's head may be read again beside.
-    let asked = since(&shop.node, &before);
-    assert!(asked[0].1 <= 3, "{asked:?}");
-    assert_eq!(asked[1..], [("range", 0), ("create", 0), ("conditional_put", 1), ("list", 0)]);
+    check_asked_little(&shop.node, &before);
     assert_eq!(shop.node.metric("offshoot_cache_misses_total"), 0.0);
     assert!(shop.node.metric("offshoot_cache_memory_bytes") > 0.0);
 }
@@ -68,9 +72,7 @@ fn an_unseen_name_on_a_node_that_has_nothing_needs_no_page_from_the_store() {
     start_warm(&mut shop);
     let before = requests(&shop.node);
     assert_eq!(shop.psql("shop@unseen", "select 1"), "1");
-    let asked = since(&shop.node, &before);
-    assert!(asked[0].1 <= 3, "{asked:?}");
-    assert_eq!(asked[1..], [("range", 0), ("create", 0), ("conditional_put", 1), ("list", 0)]);
+    check_asked_little(&shop.node, &before);
 }
 
 #[test]
@@ -128,9 +130,7 @@ fn a_branch_that_rewrote_most_of_its_base_wakes_from_an_image_of_its_own() {
     start_warm(&mut shop);
     let before = requests(&shop.node);
     assert_eq!(shop.psql("shop@x", QUERY), "1500|1000");
-    let asked = since(&shop.node, &before);
-    assert!(asked[0].1 <= 3, "{asked:?}");
-    assert_eq!(asked[1..], [("range", 0), ("create", 0), ("conditional_put", 1), ("list", 0)]);
+    check_asked_little(&shop.node, &before);
     assert_eq!(shop.psql("shop@x", REWRITTEN_QUERY), rewritten);
     check_clean(&shop.node.url(POSTGRES, "shop@x"));
 

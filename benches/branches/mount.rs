@@ -41,6 +41,8 @@ fn bulk(extent: &Extent, scratch: &Scratch, sides: &[String; 2], table: &mut Tab
     let rows = u64::from(extent.scale) * 100_000 / 3;
     run_long(&sides[1], &format!("\\copy (select * from pgbench_accounts limit {rows}) to '{}'", file.display()));
     for url in sides {
+        // The baseline has one of what was measured before.
+        run_long(url, "drop table if exists bulk");
         run_long(url, "create table bulk (like pgbench_accounts) with (autovacuum_enabled = off, fillfactor = 50)");
     }
     let copy = format!("\\copy bulk from '{}'", file.display());

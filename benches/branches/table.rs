@@ -20,7 +20,7 @@ impl Table {
             }
             None => (baseline.to_owned(), String::new()),
         };
-        self.rows.push([
+        self.add([
             what.into(),
             format!("{} {unit}", figure(median(samples))),
             beside,
@@ -32,7 +32,7 @@ impl Table {
 
     /// How long something takes beside its baseline; the ratio is of speeds, so that more is better as everywhere.
     pub fn speed(&mut self, what: &str, samples_ms: &[f64], baseline: &str, other_ms: &[f64]) {
-        self.rows.push([
+        self.add([
             what.into(),
             format!("{} ms", figure(median(samples_ms))),
             format!("{} ms ({baseline}{})", figure(median(other_ms)), noise(other_ms)),
@@ -45,7 +45,7 @@ impl Table {
     pub fn latency(&mut self, what: &str, samples: &[f64], baseline: &str, other_ms: f64) {
         let measured = format!("p50 {} ms, p95 {} ms", figure(median(samples)), figure(quantile(samples, 0.95)));
         let beside = format!("p50 {} ms ({baseline})", figure(other_ms));
-        self.rows.push([
+        self.add([
             what.into(),
             measured,
             beside,
@@ -57,7 +57,7 @@ impl Table {
 
     pub fn ratio(&mut self, what: &str, unit: &str, samples: &[f64], other: &[f64]) {
         let ratio = format!("{:.2}", median(samples) / median(other));
-        self.rows.push([
+        self.add([
             what.into(),
             format!("{ratio} {unit}"),
             String::new(),
@@ -65,6 +65,12 @@ impl Table {
             samples.len().to_string(),
             String::new(),
         ]);
+    }
+
+    /// Shown at once, too: a run takes long, and may fail late.
+    fn add(&mut self, row: [String; 6]) {
+        eprintln!("bench: | {} |", row.join(" | "));
+        self.rows.push(row);
     }
 
     pub fn print(&self) {
