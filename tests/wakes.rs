@@ -134,7 +134,7 @@ fn a_branch_that_rewrote_most_of_its_base_wakes_from_an_image_of_its_own() {
     assert_eq!(shop.psql("shop@x", REWRITTEN_QUERY), rewritten);
     check_clean(&shop.node.url(POSTGRES, "shop@x"));
 
-    // An image over an image, which goes on pointing to the base's packs.
+    // An image over an image.
     shop.psql("shop@x", REWRITTEN);
     shop.psql("shop@x", "insert into kept select 7; create table later as select 1 as n");
     shop.node.succeed(&["branch", "suspend", "shop@x"]);

@@ -35,8 +35,17 @@ pub fn wakes(extent: &Extent, table: &mut Table) {
         warm.push(first_row(&url));
         asleep(&shop);
     }
-    let cold = cold_wakes(extent, &mut shop, "sleeper", first_row);
-    progress("the same after 50 suspends");
+    let cold = cold_wakes(extent, &mut shop, |_| "sleeper".to_owned(), first_row);
+    progress("the same after one suspend, and after 50");
+    let shallow = |number: usize| format!("shallow-{number}");
+    for number in 0..extent.wakes {
+        let name = format!("shop@{}", shallow(number));
+        psql(&shop.url(&name), "create table kept as select n from generate_series(1, 1000) n");
+        first_row(&shop.url(&name));
+        pause(std::time::Duration::from_millis(1200));
+        shop.node.succeed(&["branch", "suspend", &name]);
+    }
+    let once = cold_wakes(extent, &mut shop, shallow, first_row);
     for number in 0..DEPTH {
         let sql = format!(
             "create table deep_{number} as select n from generate_series(1, 200) n; update customers set note = note where id % 50 = {number}"
@@ -47,7 +56,7 @@ pub fn wakes(extent: &Extent, table: &mut Table) {
     first_row(&shop.url("shop@deep"));
     pause(std::time::Duration::from_millis(1200));
     shop.node.succeed(&["branch", "suspend", "shop@deep"]);
-    let deep = cold_wakes(extent, &mut shop, "deep", first_row);
+    let deep = cold_wakes(extent, &mut shop, |_| "deep".to_owned(), first_row);
     let unseen = |shop: &Shop, name: &str| -> Vec<f64> {
         (0..extent.wakes).map(|number| first_row(&shop.url(&format!("shop@{name}-{number}")))).collect()
     };
@@ -67,9 +76,10 @@ pub fn wakes(extent: &Extent, table: &mut Table) {
     table.latency("wake, store at 22 ms, node that has nothing", &cold.ms, beside.0, beside.1);
     table.row("… requests of it", "requests", &cold.requests, "", None);
     table.row("… at the prices of S3, a thousand of them", "cents", &cold.cents_a_thousand, "", None);
-    table.latency("… of a branch that was suspended 50 times before", &deep.ms, beside.0, beside.1);
-    table.ratio("… of 50 suspends to 3", "×", &deep.ms, &cold.ms);
-    table.row("… requests of it", "requests", &deep.requests, "", None);
+    table.latency("… of branches that were suspended once before", &once.ms, beside.0, beside.1);
+    table.latency("… of one that was suspended 50 times before", &deep.ms, beside.0, beside.1);
+    table.ratio("… of 50 suspends to one", "×", &deep.ms, &once.ms);
+    table.row("… requests after 50 suspends", "requests", &deep.requests, "", None);
     table.latency("unseen name, store at 22 ms, 10 branches", &few, beside.0, beside.1);
     table.latency("unseen name, store at 22 ms, 5,000 branches", &many, beside.0, beside.1);
     table.latency("wake, store at 22 ms, warm cache, 5,000 branches", &among, beside.0, beside.1);
@@ -82,9 +92,15 @@ struct Cold {
     cents_a_thousand: Vec<f64>,
 }
 
-fn cold_wakes(extent: &Extent, shop: &mut Shop, name: &str, first_row: impl Fn(&str) -> f64) -> Cold {
+fn cold_wakes(
+    extent: &Extent,
+    shop: &mut Shop,
+    name: impl Fn(usize) -> String,
+    first_row: impl Fn(&str) -> f64,
+) -> Cold {
     let mut cold = Cold { ms: Vec::new(), requests: Vec::new(), cents_a_thousand: Vec::new() };
-    for _ in 0..extent.wakes {
+    for number in 0..extent.wakes {
+        let name = name(number);
         shop.node.stop();
         shop.node.wipe();
         shop.node.start();

@@ -18,7 +18,7 @@ pub fn costs(extent: &Extent, scratch: &Scratch, small: &Size, direct: &Source, 
     bulk(extent, scratch, &sides, table);
 }
 
-/// `database` of the branch `name` and of the baseline, by their unix sockets.
+/// The shop on the branch `name` and on the baseline, by their unix sockets.
 fn sockets(small: &Size, direct: &Source, name: &str) -> [String; 2] {
     let place = PathBuf::from(psql(&small.branch(name), "show data_directory"));
     let run = place.parent().expect("a branch's folder").join("run");

@@ -259,7 +259,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::AtomicU64;
 
-    /// An upload of hours, and the lease never runs out.
+    /// Work of ten leases, and the lease never runs out.
     #[tokio::test(start_paused = true)]
     async fn a_lease_is_renewed_beside_what_takes_long() {
         let (simulated, entropy) = (SimulatedStore::new(1), Entropy::seeded(1));

@@ -172,11 +172,9 @@ async fn plan(
     };
     let former = down.manifest.and_then(|manifest| manifest.image.clone());
     let beneath = former.as_ref().map_or(down.base.manifest.logical_bytes, |image| image.logical_bytes);
-    let volume = down.volume.clone();
-    let own_pages = blocking(move || Ok(volume.own_pages() + volume.layered_pages())).await?;
     // A quota counts pages in layers; it bounds what they are, too.
     let has_quota = shared.limits(down.head).max_delta_bytes.is_some();
-    if !has_quota && wants_image(own_pages, beneath) {
+    if !has_quota && rewrote_most(down, beneath).await? {
         match make_image(shared, down, &segment, started.as_deref()).await {
             Ok((image, boot)) => {
                 let tree = TreeDiff { next_id: image.last_file_id + 1, ..TreeDiff::default() };
@@ -217,6 +215,16 @@ async fn plan(
     .await?;
     let boot = started.map(|recorded| boot::Written { ranges: recorded.ranges.clone(), fresh });
     Ok((manifest(former, kept.into_iter().chain(layers).collect(), tree), boot))
+}
+
+/// Whether an image is due. Which pages of layers still show is found out only where all of them would be enough.
+async fn rewrote_most(down: Stopped<'_>, beneath: u64) -> Result<bool, LifecycleError> {
+    let volume = down.volume.clone();
+    let in_layers: u64 = down.manifest.iter().flat_map(|manifest| &manifest.layers).map(|layer| layer.pages).sum();
+    if !wants_image(volume.own_pages() + in_layers, beneath) {
+        return Ok(false);
+    }
+    blocking(move || Ok(wants_image(volume.own_pages() + volume.layered_pages(), beneath))).await
 }
 
 /// Writes an image of the stopped branch, in place of all its layers.

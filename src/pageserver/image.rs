@@ -9,7 +9,7 @@
 use super::base::{Base, Extent};
 use super::base_writer::{PackNames, PackWriter};
 use super::frame::FRAME_SIZE;
-use super::seal::{Survey, unchanged_frame};
+use super::seal::{Sealing, unchanged_frame};
 use super::volume::{Recorded, StoredRange, Volume};
 use super::{PageCache, PageError, WriteError};
 use crate::model::{FileId, FileKind, Image, PAGE_SIZE};
@@ -61,9 +61,9 @@ pub fn build_image(
     }
     let packs = PackWriter::new(store, pack_names, table, runtime.clone(), Vec::new())?;
     let sparse = sparse_packs(volume, runtime)?;
-    let mut survey = Survey::new(volume, runtime.clone(), packs, Some(sparse));
-    survey.add_all(wal)?;
-    let Survey { packs, records, files, logical_bytes, .. } = survey;
+    let mut sealing = Sealing::new(volume, runtime.clone(), packs, Some(sparse));
+    sealing.add_all(wal)?;
+    let Sealing { packs, records, files, logical_bytes, .. } = sealing;
     let highest = records.iter().map(|record| record.id.0).max().unwrap_or(FileId::FIRST.0);
     let extents = records
         .iter()

@@ -245,7 +245,7 @@ impl Index {
             if sum(&self.owner, stored) != page.crc {
                 return Err(damaged(&self.key, "the checksum of a record page does not match"));
             }
-            let bytes = zstd::bulk::decompress(stored, page.length.min(LONGEST_RECORD_PAGE) as usize);
+            let bytes = zstd::bulk::decompress(stored, page.length as usize);
             let bytes = bytes.map_err(|e| damaged(&self.key, &e.to_string()))?;
             let mut reader = Reader::new(&bytes);
             let mut records = Vec::new();
@@ -367,7 +367,8 @@ pub(super) fn decode_directory(bytes: &[u8]) -> Option<(Vec<u32>, Vec<RecordPage
     for _ in 0..reader.u32()? {
         let first = (reader.u64()?, reader.text()?.into());
         let (offset, stored, length, crc) = (reader.u64()?, reader.u32()?, reader.u32()?, reader.u32()?);
-        pages.push(RecordPage { first, offset, stored, length, crc });
+        // So that nobody asks for more memory than a page may take.
+        (length <= LONGEST_RECORD_PAGE).then(|| pages.push(RecordPage { first, offset, stored, length, crc }))?;
     }
     Some((frame_crcs, pages))
 }

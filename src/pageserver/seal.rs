@@ -42,17 +42,17 @@ pub fn seal(
     let table = scratch.join("sealed-frames");
     let names = PackNames::of_base(&staged.project, &staged.id);
     let packs = PackWriter::new(store, names, table, runtime.clone(), staged.packs.clone())?;
-    let mut survey = Survey::new(volume, runtime, packs, None);
-    let wal = survey.wal_of_mount(wal)?;
-    survey.add_all(&wal)?;
-    let Survey { packs, records, files, logical_bytes, .. } = survey;
+    let mut sealing = Sealing::new(volume, runtime, packs, None);
+    let wal = sealing.wal_of_mount(wal)?;
+    sealing.add_all(&wal)?;
+    let Sealing { packs, records, files, logical_bytes, .. } = sealing;
     let last_file_id = records.iter().map(|record| record.id.0).max().unwrap_or(FileId::FIRST.0);
     let (packs, index_bytes) = packs.finish(keys::base_index(&staged.project, &staged.id), records)?;
     Ok(SealedParts { packs: of_base(packs), index_bytes, last_file_id, files, logical_bytes })
 }
 
 /// A walk over a volume that writes down all of it: for a base that is sealed, and for a branch's image.
-pub(super) struct Survey<'a> {
+pub(super) struct Sealing<'a> {
     volume: &'a Volume,
     runtime: Handle,
     pub packs: PackWriter,
@@ -64,14 +64,14 @@ pub(super) struct Survey<'a> {
     sparse: Option<HashSet<u32>>,
 }
 
-impl<'a> Survey<'a> {
+impl<'a> Sealing<'a> {
     pub(super) fn new(
         volume: &'a Volume,
         runtime: Handle,
         packs: PackWriter,
         sparse: Option<HashSet<u32>>,
-    ) -> Survey<'a> {
-        Survey { volume, runtime, packs, records: Vec::new(), files: 0, logical_bytes: 0, sparse }
+    ) -> Sealing<'a> {
+        Sealing { volume, runtime, packs, records: Vec::new(), files: 0, logical_bytes: 0, sparse }
     }
 
     /// Writes everything that a branch needs, and `wal`: whole pages.
