@@ -1,12 +1,12 @@
-//! How many branches a project has, for the limit on them.
+//! Which branches a project has: how many, for the limit on them, and whether a name is likely to be one.
 //!
 //! Counting is a listing, which grows with the number of branches, and nobody's first connect should wait for it. So a count is kept, what this node
 //! makes is added to it, and it is taken anew behind the clients' backs. Near the limit, or before the first count, it is taken at once. Nodes that
 //! make branches at the same moment may together go beyond the limit by what they make within [`FRESH`].
 
-use crate::model::ProjectName;
+use crate::model::{BranchName, BranchRef, ProjectName};
 use crate::store::{Catalog, StoreError};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,9 +17,10 @@ const STALE: Duration = Duration::from_secs(300);
 /// Branches below the limit from which on every one is counted for.
 const MARGIN: usize = 16;
 
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Count {
-    branches: usize,
+    /// Deleted ones, too, for as long as their heads say so.
+    names: HashSet<BranchName>,
     /// `None` before the first.
     taken: Option<Instant>,
     /// When it was last begun to be taken anew.
@@ -37,9 +38,16 @@ impl Count {
 pub(super) struct Census(Mutex<HashMap<ProjectName, Count>>);
 
 impl Census {
-    /// Whether the project may have one branch more, which is counted in; false where it must be counted first. A count that has grown old, or is
+    /// Whether a branch of this name was there when the project's were last counted, or made here since.
+    pub(super) fn knows(&self, branch: &BranchRef) -> bool {
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.get(&branch.project).is_some_and(|count| count.names.contains(&branch.branch))
+    }
+
+    /// Whether the project may have `branch`, a new one, which is counted in; false where it must be counted first. A count that has grown old, or is
     /// missing, is taken anew in the background.
-    pub(super) fn admit(self: &Arc<Self>, catalog: &Catalog, project: &ProjectName, limit: usize) -> bool {
+    pub(super) fn admit(self: &Arc<Self>, catalog: &Catalog, branch: &BranchRef, limit: usize) -> bool {
+        let project = &branch.project;
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(project.clone()).or_default();
         if count.is_older_than(FRESH) && count.asked.is_none_or(|asked| asked.elapsed() >= FRESH) {
@@ -51,19 +59,19 @@ impl Census {
                 }
             });
         }
-        if count.is_older_than(STALE) || count.branches + MARGIN >= limit {
+        if count.is_older_than(STALE) || count.names.len() + MARGIN >= limit {
             return false;
         }
-        count.branches += 1;
+        count.names.insert(branch.branch.clone());
         true
     }
 
     /// Counts. Deleted branches count as long as that is no matter.
     pub(super) async fn count(&self, catalog: &Catalog, project: &ProjectName) -> Result<(), StoreError> {
-        let branches = catalog.branch_names(project).await?.len();
+        let names = catalog.branch_names(project).await?.into_iter().map(|branch| branch.branch).collect();
         let now = Some(Instant::now());
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.insert(project.clone(), Count { branches, taken: now, asked: now });
+        counts.insert(project.clone(), Count { names, taken: now, asked: now });
         Ok(())
     }
 }
@@ -78,19 +86,22 @@ mod tests {
     async fn a_count_is_relied_on_far_from_the_limit_only() {
         let folder = tempfile::tempdir().expect("a folder");
         let store = Store::open(&format!("file://{}", folder.path().display())).expect("opens");
-        let (catalog, project) = (Catalog::new(store, Entropy::seeded(1)), "shop".parse().expect("a name"));
+        let catalog = Catalog::new(store, Entropy::seeded(1));
+        let branch = |number: usize| -> BranchRef { format!("shop@{number}").parse().expect("a name") };
         let census = Arc::new(Census::default());
-        assert!(!census.admit(&catalog, &project, 1000), "nobody has counted");
+        assert!(!census.admit(&catalog, &branch(0), 1000), "nobody has counted");
         let counted = async {
-            while !census.admit(&catalog, &project, 1000) {
+            while !census.admit(&catalog, &branch(0), 1000) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
         tokio::time::timeout(Duration::from_secs(20), counted).await.expect("who was refused has it counted");
-        census.count(&catalog, &project).await.expect("the store answers");
-        for _ in 0..MARGIN {
-            assert!(census.admit(&catalog, &project, 2 * MARGIN));
+        census.count(&catalog, &branch(0).project).await.expect("the store answers");
+        assert!(!census.knows(&branch(0)), "it was never made");
+        for number in 0..MARGIN {
+            assert!(census.admit(&catalog, &branch(number), 2 * MARGIN));
         }
-        assert!(!census.admit(&catalog, &project, 2 * MARGIN), "what was made here counts");
+        assert!(!census.admit(&catalog, &branch(MARGIN), 2 * MARGIN), "what was made here counts");
+        assert!(census.knows(&branch(0)) && !census.knows(&branch(MARGIN)));
     }
 }

@@ -97,7 +97,7 @@ async fn make(shared: &Shared, branch: &BranchRef, epoch: u64) -> Result<Made, B
     let trouble = |e: LifecycleError| e.of_branch(branch);
     let room = async {
         let catalog = &shared.catalog;
-        let admitted = shared.census.admit(catalog, &branch.project, settings.max_branches);
+        let admitted = shared.census.admit(catalog, branch, settings.max_branches);
         Ok(admitted || catalog.has_room(&branch.project, settings.max_branches).await?)
     };
     let based = async {

@@ -61,11 +61,11 @@ impl Branches {
         let bases = &self.0.shared.bases;
         let mut found = Found::default();
         for name in self.0.shared.projects.keys() {
-            let failed =
-                |e: LifecycleError| e.of_branch(&BranchRef { project: name.clone(), branch: target.branch.clone() });
+            let branch = BranchRef { project: name.clone(), branch: target.branch.clone() };
+            let failed = |e: LifecycleError| e.of_branch(&branch);
             let sealed = match bases.known(name).filter(|_| may_be_old) {
                 Some(sealed) => {
-                    self.refresh(name);
+                    self.refresh(name, !self.0.shared.census.knows(&branch));
                     sealed
                 }
                 None => bases.last_known(name).await.map_err(failed)?,
@@ -94,10 +94,10 @@ impl Branches {
         Ok(Some(base.manifest.cluster.databases.clone()))
     }
 
-    /// Reads a project's head again, in the background, if it was read more than a moment ago.
-    fn refresh(&self, project: &ProjectName) {
+    /// Reads a project's head again, in the background, if it was read more than a moment ago, or a while for a name that is not new.
+    fn refresh(&self, project: &ProjectName, is_new: bool) {
         let (shared, project) = (self.0.shared.clone(), project.clone());
-        if shared.bases.begin_refresh(&project) {
+        if shared.bases.begin_refresh(&project, is_new) {
             tokio::spawn(async move {
                 // A store that does not answer is found out by whoever needs an answer.
                 let _ = shared.bases.current(&project).await;
