@@ -9,6 +9,7 @@ use super::hold::Hold;
 use super::looks::Looks;
 use super::place::{self, Place};
 use super::shared::Shared;
+use super::suspend::Recorded;
 use super::task::{self, Message, TaskHandle};
 use super::{AwakeStatus, Session, Status};
 use crate::compute::{self, ComputeError, Identity};
@@ -36,7 +37,7 @@ const STOP_CONCURRENCY: usize = 8;
 
 /// Branches brought back at once when the node starts.
 const ADOPTIONS: usize = 4;
-/// How long a client's login waits for a branch that is being recovered or suspended.
+/// How long a client's login waits for a branch that is being recovered, or asked before it is stopped.
 const SETTLING: Duration = Duration::from_secs(60);
 /// How long a client's login waits for the store to tell the roles of a branch that is not up here.
 const ROLES_PATIENCE: Duration = Duration::from_secs(5);
@@ -209,7 +210,8 @@ impl Branches {
 
     /// The role `name` as the branch has it, or would have it were it made now. Makes nothing and starts nothing.
     pub async fn role(&self, branch: &BranchRef, name: &str) -> Result<Option<Role>, BranchError> {
-        let asked = self.ask(branch, async |awake| compute::read_roles(&awake.socket, &awake.superuser).await);
+        let question = async |awake: AwakeStatus| compute::read_roles(&awake.socket, &awake.superuser).await;
+        let asked = self.ask(branch, question, |recorded| recorded.roles.clone());
         let roles = match asked.await {
             Some(answer) => answer.map_err(LifecycleError::from),
             None => answer_within(ROLES_PATIENCE, self.recorded_roles(branch)).await,
@@ -218,23 +220,25 @@ impl Branches {
         Ok(roles.into_iter().find(|role| role.name == name))
     }
 
-    /// Asks the branch's compute; `None` where it has none, and what is recorded of it holds. A branch that is between two states is waited for:
-    /// what it was before is no longer recorded, or not yet.
+    /// Asks the branch's compute, or, where that is stopped just now, what it has left; `None` where it has none, and what is recorded in the store
+    /// holds. A branch that is between two states is waited for: what it was before is no longer recorded, or not yet.
     pub(super) async fn ask<T>(
         &self,
         branch: &BranchRef,
         question: impl AsyncFn(AwakeStatus) -> Result<T, ComputeError>,
+        of_recorded: impl Fn(&Recorded) -> T,
     ) -> Option<Result<T, ComputeError>> {
         let mut status = self.0.tasks.get(branch)?.status.clone();
         let mut answer = None;
         for _ in 0..QUESTIONS {
-            let settled = |status: &Status| !matches!(status, Status::Recovering | Status::Suspending);
+            let settled = |status: &Status| !matches!(status, Status::Recovering | Status::Suspending(None));
             let waited = tokio::time::timeout(SETTLING, status.wait_for(settled)).await;
             let now = waited.ok().and_then(Result::ok).map(|status| status.clone());
             let awake = match now {
                 Some(Status::Awake(awake)) => awake,
                 // It fell asleep meanwhile: what is recorded of it holds again.
                 Some(Status::Asleep | Status::Waking) => return None,
+                Some(Status::Suspending(Some(recorded))) => return Some(Ok(of_recorded(&recorded))),
                 _ => return answer,
             };
             status.mark_unchanged();
@@ -286,6 +290,7 @@ impl Branches {
             return Err(BranchError::Stopping);
         }
         let task = self.task(branch, None);
+        let _asking = task.sessions.ask();
         let (reply, answer) = oneshot::channel();
         task.messages.send(Message::Open(reply)).await.map_err(|_| BranchError::Stopping)?;
         answer.await.map_err(|_| BranchError::Stopping)?
@@ -320,12 +325,12 @@ impl Branches {
         let branch = BranchRef { project: head.project.clone(), branch: head.name.clone() };
         let mut summary = BranchSummary::of_head(head);
         let Some(task) = self.0.tasks.get(&branch) else { return summary };
-        summary.sessions = task.sessions.count.load(Ordering::Acquire);
+        summary.sessions = task.sessions.count();
         let (state, own_pages) = match &*task.status.borrow() {
             Status::Asleep => ("asleep", 0),
             Status::Waking => ("waking", 0),
             Status::Recovering => ("recovering", 0),
-            Status::Suspending => ("suspending", 0),
+            Status::Suspending(_) => ("suspending", 0),
             Status::Down { own_pages } => ("down", *own_pages),
             Status::Awake(awake) => {
                 summary.own_bytes = awake.stored_bytes;

@@ -120,7 +120,7 @@ impl Hold {
         self.update(held, publish).await
     }
 
-    /// Does `work`, which may take longer than a lease, and renews the lease beside it. What becomes of a lost branch shows when it is published.
+    /// Does `work`, which may take longer than a lease, and renews the lease beside it. That a branch was lost shows at the next change of its head.
     pub(crate) async fn renew_beside<T>(&self, held: &mut Held, work: impl Future<Output = T>) -> T {
         let mut work = std::pin::pin!(work);
         loop {

@@ -17,9 +17,11 @@ pub(crate) mod place;
 mod provision;
 mod resolve;
 mod save;
+mod sessions;
 mod shared;
 #[cfg(test)]
 mod simulation;
+mod sleep;
 mod suspend;
 mod task;
 pub(crate) mod wal;
@@ -31,9 +33,10 @@ pub use error::{BranchError, LifecycleError};
 pub use hold::{Released, release};
 
 use crate::pageserver::Volume;
+use sessions::Sessions;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use task::Sessions;
+use suspend::Recorded;
 
 /// Keeps a branch awake; dropping it is the session's end.
 pub struct Session {
@@ -66,7 +69,8 @@ enum Status {
     /// Being brought back from what is on this node's disk, which the store does not know.
     Recovering,
     Awake(AwakeStatus),
-    Suspending,
+    /// Its compute is being stopped, and after that has left what it is remembered by.
+    Suspending(Option<Arc<Recorded>>),
     /// Its state is on this node's disk, without a compute.
     Down {
         own_pages: u64,

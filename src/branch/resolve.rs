@@ -3,6 +3,7 @@
 //! What each project's base has is known to a running node, so this asks nobody, as a rule: an older answer is taken and refreshed behind the
 //! client's back ([`super::bases::Bases::known`]). Only a database that nobody seems to have is looked for anew.
 
+use super::AwakeStatus;
 use super::branches::Branches;
 use super::error::{BranchError, LifecycleError};
 use crate::compute;
@@ -125,7 +126,8 @@ impl Branches {
     }
 
     async fn branch_has_database(&self, branch: &BranchRef, database: &str) -> bool {
-        let asked = self.ask(branch, async |awake| compute::read_databases(&awake.socket, &awake.superuser).await);
+        let question = async |awake: AwakeStatus| compute::read_databases(&awake.socket, &awake.superuser).await;
+        let asked = self.ask(branch, question, |recorded| recorded.databases.clone());
         let databases = match asked.await {
             Some(answer) => answer.ok(),
             None => self.manifest(branch).await.ok().flatten().map(|manifest| manifest.databases),

@@ -15,14 +15,14 @@ use super::wal;
 use crate::compute;
 use crate::model::fault::{self, FaultPoint};
 use crate::model::{BranchHead, BranchManifest, Image, LayerRef, ManifestRef, Nonce, PAGE_SIZE, UnixMs};
-use crate::pageserver::{PageError, Snapshot, Volume, build_snapshot_upload};
+use crate::pageserver::{Driver, Snapshot, Volume, build_snapshot_upload};
 use crate::store::keys;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 /// Uploads of one epoch that a manifest may name beside the layers the epoch began with.
 const MOST_UPLOADS: usize = 6;
@@ -32,7 +32,7 @@ const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(300);
 /// An upload under way.
 pub(super) struct Saving {
     task: JoinHandle<Result<Option<Saved>, LifecycleError>>,
-    cancelled: Arc<AtomicBool>,
+    stop: CancellationToken,
 }
 
 /// An upload that only lacks its head. Dropping it leaves its pages to the next one.
@@ -77,9 +77,9 @@ impl Saving {
             image: up.manifest.as_ref().and_then(|manifest| manifest.image.clone()),
             origin: up.manifest.iter().flat_map(|manifest| manifest.layers.clone()).collect(),
         };
-        let cancelled = Arc::new(AtomicBool::new(false));
-        let task = tokio::spawn(save(shared, subject, since, cancelled.clone()));
-        Saving { task, cancelled }
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(save(shared, subject, since, stop.clone()));
+        Saving { task, stop }
     }
 
     /// The outcome, once. Cancel safe.
@@ -89,7 +89,7 @@ impl Saving {
 
     /// Ends it, and waits until nothing of it runs any more.
     pub(super) async fn cancel(mut self) {
-        self.cancelled.store(true, Ordering::Release);
+        self.stop.cancel();
         // It came to nothing either way.
         drop(self.ended().await);
     }
@@ -99,7 +99,7 @@ async fn save(
     shared: Arc<Shared>,
     subject: Subject,
     since: Option<u64>,
-    cancelled: Arc<AtomicBool>,
+    stop: CancellationToken,
 ) -> Result<Option<Saved>, LifecycleError> {
     let (socket, superuser) = (&subject.socket, &subject.superuser);
     if since == Some(compute::wal_position(socket, superuser).await?) {
@@ -115,7 +115,7 @@ async fn save(
     let uploaded = subject.volume.uploaded();
     let all = by_upload(&uploaded).len() >= MOST_UPLOADS;
     let built = blocking(move || {
-        let runtime = Handle::current();
+        let (runtime, driver) = (Handle::current(), Driver::until(stop, Handle::current()));
         let Subject { volume, wal: folder, head, image, origin, .. } = subject;
         let (snapshot, (segments, content)) = volume.freeze(all, &runtime, || {
             let control = wal::control_file_near(&volume, control)?;
@@ -126,10 +126,7 @@ async fn save(
         let key = |number: usize| keys::layer(&head.id, head.epoch, head.seq + number as u64, &nonce);
         let store = catalog.store();
         let mut put = |layer: LayerRef, bytes: Vec<u8>| {
-            if cancelled.load(Ordering::Acquire) {
-                return Err(PageError::Cancelled);
-            }
-            runtime.block_on(store.create(&layer.key, bytes))?;
+            driver.wait(store.create(&layer.key, bytes))??;
             fault::pass(FaultPoint::LayerPut);
             Ok(())
         };

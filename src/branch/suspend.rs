@@ -2,7 +2,8 @@
 //! them, and nothing stays on this node.
 //!
 //! recover → plan → write → publish: until the head is replaced, nothing refers to what was uploaded, and the delta is still
-//! here. A failure at any point leaves a [`Down`] that can be started or suspended again.
+//! here. A failure at any point leaves a [`Down`] that can be started or suspended again, and so does a client that comes meanwhile: writing
+//! may take minutes, starting again takes none of them.
 
 use super::awake::blocking;
 use super::bases::OpenBase;
@@ -18,13 +19,16 @@ use crate::model::{
     BranchHead, BranchManifest, BranchRef, Database, Image, LayerRef, Nonce, Role, TreeDiff, WalSegment,
 };
 use crate::pageserver::{
-    BuiltImage, ImageNames, Recorded as Touched, Selection, Upload, Volume, boot_ranges, build_image, build_upload,
-    wants_image,
+    BuiltImage, Driver, ImageNames, PageError, Recorded as Touched, Selection, Upload, Volume, boot_ranges,
+    build_image, build_upload, wants_image,
 };
 use crate::store::keys;
 use bytes::Bytes;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 /// Uploads whose layers a sleeping branch may have; with those of an epoch (`save`) they are at most 16. One upload makes one layer for each 128 MiB.
 const MOST_UPLOADS_ASLEEP: usize = 10;
@@ -34,6 +38,7 @@ const STORED_PAGE: u64 = 3 << 10;
 const SMALL_LAYER: u64 = 1 << 20;
 
 /// Roles and databases as the branch had them when it was last up.
+#[derive(Debug)]
 pub(super) struct Recorded {
     pub roles: Vec<Role>,
     pub databases: Vec<Database>,
@@ -56,19 +61,25 @@ pub(super) async fn take_down(up: Up) -> Result<(Down, bool), LifecycleError> {
     Ok((Down { held, place, base, manifest, ground, volume, in_doubt: false }, exit.clean))
 }
 
-/// Uploads a cleanly stopped branch and removes it from this node.
+/// What became of a branch that was to be uploaded.
+pub(super) enum Uploaded {
+    Asleep,
+    /// Somebody wants it before anything was published.
+    Wanted,
+}
+
+/// Uploads a cleanly stopped branch and removes it from this node, unless it is `wanted` before that.
 pub(super) async fn upload(
     shared: &Shared,
     branch: &BranchRef,
     down: &mut Down,
-    recorded: Recorded,
-) -> Result<(), LifecycleError> {
+    recorded: &Recorded,
+    wanted: impl Future<Output = ()>,
+) -> Result<Uploaded, LifecycleError> {
     let started = Instant::now();
-    let head = down.held.head.clone();
-    let Down { held, place, base, manifest, volume, .. } = down;
-    let stopped = Stopped { head: &head, place, base, manifest: manifest.as_ref(), volume };
-    // It may take longer than a lease: what another node took over meanwhile would be lost.
-    let (manifest, boot) = shared.hold.renew_beside(held, plan(shared, stopped, recorded)).await?;
+    let Some((manifest, boot)) = plan_unless(shared, down, recorded, wanted).await? else {
+        return Ok(Uploaded::Wanted);
+    };
     let head = &down.held.head;
     let (epoch, seq) = (head.epoch, head.seq + 1);
     let key = keys::manifest(&head.id, epoch, seq, &Nonce::random(&shared.ambient.entropy));
@@ -91,7 +102,7 @@ pub(super) async fn upload(
     fault::pass(FaultPoint::HeadPublished);
     clear(branch, down).await;
     tracing::info!(%branch, own_bytes, layers = manifest.layers.len(), millis = started.elapsed().as_millis(), "branch asleep");
-    Ok(())
+    Ok(Uploaded::Asleep)
 }
 
 /// Finds out what became of a put that failed. A branch that sleeps has no folder any more.
@@ -145,12 +156,41 @@ struct Stopped<'a> {
     volume: &'a Arc<Volume>,
 }
 
-/// Writes the layers, or an image, and says what the manifest will hold.
+/// As [`plan`], or nothing if the branch is `wanted` before it is done.
+async fn plan_unless(
+    shared: &Shared,
+    down: &mut Down,
+    recorded: &Recorded,
+    wanted: impl Future<Output = ()>,
+) -> Result<Option<Planned>, LifecycleError> {
+    let head = down.held.head.clone();
+    let Down { held, place, base, manifest, volume, .. } = down;
+    let stopped = Stopped { head: &head, place, base, manifest: manifest.as_ref(), volume };
+    let stop = CancellationToken::new();
+    // It may take longer than a lease: what another node took over meanwhile would be lost.
+    let mut planning = pin!(shared.hold.renew_beside(held, plan(shared, stopped, recorded, &stop)));
+    tokio::select! {
+        planned = &mut planning => return planned.map(Some),
+        () = wanted => stop.cancel(),
+    }
+    // Nothing may read the branch's files any more when it is started. What got done all the same is as good as asleep.
+    let planned = planning.await;
+    if let Err(error) = &planned {
+        tracing::info!(branch = %head.name, %error, "somebody wants a branch that was falling asleep");
+    }
+    Ok(planned.ok())
+}
+
+/// What a manifest will hold, and the boot object beside it.
+type Planned = (BranchManifest, Option<boot::Written>);
+
+/// Writes the layers, or an image.
 async fn plan(
     shared: &Shared,
     down: Stopped<'_>,
-    recorded: Recorded,
-) -> Result<(BranchManifest, Option<boot::Written>), LifecycleError> {
+    recorded: &Recorded,
+    stop: &CancellationToken,
+) -> Result<Planned, LifecycleError> {
     let started = match boot::is_far(shared.catalog.store()) {
         true => boot::recorded(down.volume).await,
         false => None,
@@ -167,19 +207,20 @@ async fn plan(
         layers,
         tree,
         wal: vec![segment.clone()],
-        databases: recorded.databases,
-        roles: recorded.roles,
+        databases: recorded.databases.clone(),
+        roles: recorded.roles.clone(),
     };
     let former = down.manifest.and_then(|manifest| manifest.image.clone());
     let beneath = former.as_ref().map_or(down.base.manifest.logical_bytes, |image| image.logical_bytes);
     // A quota counts pages in layers; it bounds what they are, too.
     let has_quota = shared.limits(down.head).max_delta_bytes.is_some();
     if !has_quota && rewrote_most(down, beneath).await? {
-        match make_image(shared, down, &segment, started.as_deref()).await {
+        match make_image(shared, down, &segment, started.as_deref(), stop).await {
             Ok((image, boot)) => {
                 let tree = TreeDiff { next_id: image.last_file_id + 1, ..TreeDiff::default() };
                 return Ok((manifest(Some(image), Vec::new(), tree), boot));
             }
+            Err(error) if stop.is_cancelled() => return Err(error),
             // It reads more than layers do.
             Err(error) => {
                 tracing::warn!(branch = %down.head.name, %error, "a branch cannot be given an image; it sleeps with its layers");
@@ -195,7 +236,7 @@ async fn plan(
     let (id, epoch, seq) = (head.id.clone(), head.epoch, head.seq);
     let key = move |number: usize| keys::layer(&id, epoch, seq + number as u64, &nonce);
     let (volume, store, folder) = (down.volume.clone(), shared.catalog.store().clone(), down.place.wal());
-    let (wal, runtime) = (segment.clone(), tokio::runtime::Handle::current());
+    let (wal, driver) = (segment.clone(), Driver::until(stop.clone(), Handle::current()));
     let touched = started.clone();
     let (Upload { layers, tree }, fresh) = blocking(move || {
         let wal = wal::read_pages(&folder, &[wal])?;
@@ -205,11 +246,11 @@ async fn plan(
                 let part = Bytes::copy_from_slice(&bytes[range.start as usize..range.end as usize]);
                 fresh.push((range, part));
             }
-            runtime.block_on(store.create(&layer.key, bytes))?;
+            driver.wait(store.create(&layer.key, bytes))??;
             fault::pass(FaultPoint::LayerPut);
             Ok(())
         };
-        let upload = build_upload(&volume, &wal, (selection, &runtime), key, &mut put)?;
+        let upload = build_upload(&volume, &wal, (selection, &driver), key, &mut put)?;
         Ok((upload, fresh))
     })
     .await?;
@@ -233,6 +274,7 @@ async fn make_image(
     down: Stopped<'_>,
     segment: &WalSegment,
     started: Option<&Touched>,
+    stop: &CancellationToken,
 ) -> Result<(Image, Option<boot::Written>), LifecycleError> {
     let head = down.head;
     let nonce = Nonce::random(&shared.ambient.entropy);
@@ -240,21 +282,22 @@ async fn make_image(
     let index = keys::image_index(&id, epoch, seq, &nonce);
     let pack = Box::new(move |number: u32| keys::image_pack(&id, epoch, seq + u64::from(number), &nonce));
     let (volume, store, place) = (down.volume.clone(), shared.catalog.store().clone(), down.place.clone());
-    let (wal, runtime) = (segment.clone(), tokio::runtime::Handle::current());
+    let (wal, driver) = (segment.clone(), Driver::until(stop.clone(), Handle::current()));
     let built: BuiltImage = blocking(move || {
         let wal = wal::read_pages(&place.wal(), &[wal])?;
         let names = ImageNames { index, pack };
         // In the delta's folder, where only the daemon can write.
-        let built = build_image(&volume, &wal, names, (store, &place.delta()), &runtime);
+        let built = build_image(&volume, &wal, names, (store, &place.delta()), &driver);
         let built = built.map_err(|e| LifecycleError::Other(format!("its image cannot be written: {e}")))?;
         fault::pass(FaultPoint::ImagePut);
         Ok(built)
     })
     .await?;
     let boot = match started {
-        Some(recorded) => match built.boot_ranges(shared.cache.clone(), recorded).await {
-            Ok(ranges) => Some(boot::Written { ranges, fresh: Vec::new() }),
-            Err(error) => {
+        Some(recorded) => match stop.run_until_cancelled(built.boot_ranges(shared.cache.clone(), recorded)).await {
+            None => return Err(PageError::Cancelled.into()),
+            Some(Ok(ranges)) => Some(boot::Written { ranges, fresh: Vec::new() }),
+            Some(Err(error)) => {
                 tracing::warn!(branch = %head.name, %error, "a branch sleeps without a boot object; its wake takes longer");
                 None
             }

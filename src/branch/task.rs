@@ -11,7 +11,7 @@
 //! ```
 //!
 //! The task handles one message at a time, so a branch is provisioned once however many ask: the others wait in the
-//! queue and find it awake. A client that went away does not stop what was begun for it.
+//! queue and find it awake. A client that went away does not stop what was begun for it; one that comes breaks off the suspend of an idle branch.
 
 use super::awake::blocking;
 use super::boot;
@@ -20,6 +20,7 @@ use super::hold::{HoldError, Settled};
 use super::place::Place;
 use super::provision::{self, Down, Up};
 use super::save::{Saved, Saving};
+use super::sessions::Sessions;
 use super::shared::Shared;
 use super::suspend;
 use super::{Session, Status};
@@ -27,9 +28,8 @@ use crate::model::BranchRef;
 use crate::model::fault::{self, FaultPoint};
 use crate::store::Held;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Clients that may wait for one branch at once; the next one waits before it is queued.
 const QUEUE: usize = 256;
@@ -39,26 +39,12 @@ const RESTARTS: u32 = 3;
 const RETRY: Duration = Duration::from_secs(10);
 
 /// How long the store may take to answer before an idle branch stays awake instead of being suspended.
-const STORE_ANSWERS: Duration = Duration::from_secs(3);
+pub(super) const STORE_ANSWERS: Duration = Duration::from_secs(3);
 
 pub(super) enum Message {
     Open(oneshot::Sender<Result<Session, BranchError>>),
     /// Suspend now, whatever the sessions; the node is stopping or a user asked.
     Suspend(oneshot::Sender<Result<(), BranchError>>),
-}
-
-/// How many sessions a branch has, and the event that one ended.
-#[derive(Default)]
-pub(super) struct Sessions {
-    pub count: AtomicUsize,
-    ended: Notify,
-}
-
-impl Sessions {
-    pub(super) fn end(&self) {
-        self.count.fetch_sub(1, Ordering::AcqRel);
-        self.ended.notify_one();
-    }
 }
 
 /// The other end of a branch's task.
@@ -69,31 +55,33 @@ pub(super) struct TaskHandle {
     pub sessions: Arc<Sessions>,
 }
 
-enum State {
+pub(super) enum State {
     Asleep,
     Awake(Box<Up>),
     Down(Box<Down>),
     Stranded(Box<Held>),
 }
 
-struct Task {
-    shared: Arc<Shared>,
-    branch: BranchRef,
+pub(super) struct Task {
+    pub(super) shared: Arc<Shared>,
+    pub(super) branch: BranchRef,
     idle_timeout: Duration,
-    sessions: Arc<Sessions>,
+    pub(super) sessions: Arc<Sessions>,
     status: watch::Sender<Status>,
     idle_since: Instant,
     restarts: u32,
+    /// Suspends in a row that were broken off.
+    pub(super) broken_off: u32,
     /// How often the branch is uploaded while it is awake; `None`: never.
     upload_interval: Option<Duration>,
-    uploads: Uploads,
+    pub(super) uploads: Uploads,
     /// When the lease is renewed next.
     renewal: Instant,
 }
 
 /// Uploads of the branch while it is awake.
-struct Uploads {
-    next: Instant,
+pub(super) struct Uploads {
+    pub(super) next: Instant,
     running: Option<Saving>,
     /// Where the WAL stood after the last one.
     wal_position: Option<u64>,
@@ -115,6 +103,7 @@ pub(super) fn spawn(shared: Arc<Shared>, branch: BranchRef, held: Option<Held>) 
         status,
         idle_since: Instant::now(),
         restarts: 0,
+        broken_off: 0,
         upload_interval,
         uploads: Uploads { next: Instant::now(), running: None, wal_position: None },
         renewal: Instant::now(),
@@ -131,7 +120,7 @@ impl Task {
         };
         loop {
             let idle_left = self.idle_timeout.saturating_sub(self.idle_since.elapsed());
-            let has_sessions = self.sessions.count.load(Ordering::Acquire) > 0;
+            let has_sessions = self.sessions.count() > 0;
             let may_sleep = !has_sessions && !matches!(state, State::Asleep | State::Stranded(_));
             let sessions = self.sessions.clone();
             let may_upload = self.upload_interval.is_some() && matches!(state, State::Awake(_));
@@ -141,7 +130,7 @@ impl Task {
                 message = messages.recv() => match message {
                     Some(Message::Open(reply)) => state = self.open(state, reply).await,
                     Some(Message::Suspend(reply)) => {
-                        let (next, outcome) = self.suspend(state).await;
+                        let (next, outcome) = self.suspend(state, std::future::pending()).await;
                         state = next;
                         // A caller that went away does not care.
                         let _ = reply.send(outcome);
@@ -162,7 +151,7 @@ impl Task {
                     self.begin_upload(&state);
                 }
                 outcome = upload_ended(&mut self.uploads.running) => state = self.publish(state, outcome).await,
-                () = sessions.ended.notified() => self.idle_since = Instant::now(),
+                () = sessions.ended() => self.idle_since = Instant::now(),
                 () = tokio::time::sleep(idle_left), if may_sleep => {
                     // A session that ended meanwhile has reset the clock: its event may still be in the queue.
                     state = self.fall_asleep(state).await;
@@ -194,7 +183,7 @@ impl Task {
     }
 
     /// Keeps the lease; a branch that turns out to be another node's is let go.
-    async fn renew(&mut self, mut state: State) -> State {
+    pub(super) async fn renew(&mut self, mut state: State) -> State {
         self.renewal = Instant::now() + self.shared.hold.renewal();
         let held = match &mut state {
             State::Awake(up) => &mut up.held,
@@ -250,7 +239,7 @@ impl Task {
         self.uploads.running = Some(Saving::begin(self.shared.clone(), up, self.uploads.wal_position));
     }
 
-    async fn end_upload(&mut self) {
+    pub(super) async fn end_upload(&mut self) {
         if let Some(saving) = self.uploads.running.take() {
             saving.cancel().await;
         }
@@ -322,7 +311,7 @@ impl Task {
 
     fn session(&self, up: &Up) -> Session {
         let volume = up.awake.volume();
-        if volume.is_recording() && self.sessions.count.load(Ordering::Acquire) == 0 {
+        if volume.is_recording() && self.sessions.count() == 0 {
             let volume = Arc::downgrade(volume);
             tokio::spawn(async move {
                 tokio::time::sleep(boot::START).await;
@@ -331,11 +320,11 @@ impl Task {
                 }
             });
         }
-        self.sessions.count.fetch_add(1, Ordering::AcqRel);
+        self.sessions.begin();
         Session::new(up.awake.compute.socket().to_owned(), self.sessions.clone())
     }
 
-    async fn start_again(&mut self, mut down: Box<Down>) -> (State, Result<(), BranchError>) {
+    pub(super) async fn start_again(&mut self, mut down: Box<Down>) -> (State, Result<(), BranchError>) {
         let started = Instant::now();
         self.announce(Status::Recovering);
         match suspend::settle(&self.shared, &self.branch, &mut down).await {
@@ -387,73 +376,7 @@ impl Task {
         state
     }
 
-    /// Suspends a branch that nobody uses. While the store is away it stays up: a shutdown reads pages that may never have been
-    /// fetched, and what was stopped could not be started again. One that cannot be suspended for other reasons is brought up again:
-    /// only itself knows its roles, and clients may come.
-    async fn fall_asleep(&mut self, state: State) -> State {
-        let asked = answer_within(STORE_ANSWERS, self.shared.catalog.branch_head(&self.branch));
-        if let Err(error) = asked.await {
-            tracing::warn!(branch = %self.branch, %error, "an idle branch stays awake until the store can take it");
-            return state;
-        }
-        match self.suspend(state).await.0 {
-            State::Down(down) => {
-                let state = self.start_again(down).await.0;
-                self.announce_state(&state);
-                state
-            }
-            state => state,
-        }
-    }
-
-    async fn suspend(&mut self, state: State) -> (State, Result<(), BranchError>) {
-        self.announce(Status::Suspending);
-        self.end_upload().await;
-        let (state, outcome) = match self.try_suspend(state).await {
-            Ok(()) => (State::Asleep, Ok(())),
-            Err((state, error)) => {
-                tracing::error!(branch = %self.branch, %error, "a branch cannot be suspended; its data stays on this node");
-                (state, Err(error.of_branch(&self.branch)))
-            }
-        };
-        self.announce_state(&state);
-        (state, outcome)
-    }
-
-    async fn try_suspend(&mut self, state: State) -> Result<(), (State, LifecycleError)> {
-        let up = match state {
-            State::Asleep => return Ok(()),
-            State::Awake(up) => up,
-            // Only a clean stop leaves data files that need no WAL: recover first.
-            State::Down(down) => match self.start_again(down).await {
-                (State::Awake(up), _) => up,
-                (State::Asleep, _) => return Ok(()),
-                (state, _) => return Err((state, LifecycleError::Other("it cannot be started".into()))),
-            },
-            State::Stranded(held) => {
-                return Err((State::Stranded(held), LifecycleError::Other("its data cannot be opened".into())));
-            }
-        };
-        let recorded = match suspend::record(&up).await {
-            Ok(recorded) => recorded,
-            Err(error) => return Err((State::Awake(up), error)),
-        };
-        let held = up.held.clone();
-        let (mut down, clean) = match suspend::take_down(*up).await {
-            Ok(down) => down,
-            Err(error) => return Err((State::Stranded(Box::new(held)), error)),
-        };
-        if !clean {
-            let error = LifecycleError::Other("its compute did not stop cleanly".into());
-            return Err((State::Down(Box::new(down)), error));
-        }
-        match suspend::upload(&self.shared, &self.branch, &mut down, recorded).await {
-            Ok(()) => Ok(()),
-            Err(error) => Err((State::Down(Box::new(down)), error)),
-        }
-    }
-
-    fn announce_state(&mut self, state: &State) {
+    pub(super) fn announce_state(&mut self, state: &State) {
         if matches!(state, State::Awake(_)) && !matches!(*self.status.borrow(), Status::Awake(_)) {
             let now = Instant::now();
             let next = now + self.upload_interval.unwrap_or(Duration::ZERO);
@@ -474,7 +397,7 @@ impl Task {
         });
     }
 
-    fn announce(&self, status: Status) {
+    pub(super) fn announce(&self, status: Status) {
         self.status.send_replace(status);
     }
 }

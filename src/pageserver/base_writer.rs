@@ -5,6 +5,7 @@
 //! whatever the size of the database. Synchronous, for a blocking thread.
 
 use super::base::{Base, Extent};
+use super::driver::Driver;
 use super::frame::{FRAME_SIZE, FrameEncoder, FrameRef, Identity};
 use super::index::{Record, write_index};
 use super::{PageCache, PageError};
@@ -15,7 +16,6 @@ use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
-use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 /// A pack is closed once it is as long: one PUT, at 80 MB/s half a second.
@@ -65,13 +65,13 @@ impl BaseWriter {
         project: &ProjectName,
         base: &BaseId,
         scratch: &Path,
-        runtime: Handle,
+        driver: impl Into<Driver>,
     ) -> Result<Self, WriteError> {
         let names = PackNames::of_base(project, base);
         Ok(Self {
             project: project.clone(),
             id: base.clone(),
-            packs: PackWriter::new(store, names, scratch.join("frames"), runtime, Vec::new())?,
+            packs: PackWriter::new(store, names, scratch.join("frames"), driver.into(), Vec::new())?,
             directories: HashMap::from([(String::new(), FileId::ROOT)]),
             records: HashMap::new(),
             next_id: FileId::FIRST.0,
@@ -164,7 +164,7 @@ pub(super) fn of_base(packs: Vec<ImagePack>) -> Vec<PackRef> {
 /// Frames in, packs and a frame table out: what writing and sealing a base and making an image share.
 pub(super) struct PackWriter {
     store: Store,
-    runtime: Handle,
+    driver: Driver,
     names: PackNames,
     encoder: FrameEncoder,
     /// The pack that is being filled, and its place in `packs` once it has a frame.
@@ -187,7 +187,7 @@ impl PackWriter {
         store: Store,
         names: PackNames,
         table_path: PathBuf,
-        runtime: Handle,
+        driver: Driver,
         packs: Vec<PackRef>,
     ) -> Result<Self, WriteError> {
         let table = OpenOptions::new().create_new(true).read(true).write(true).open(&table_path);
@@ -196,7 +196,7 @@ impl PackWriter {
             |pack: PackRef| ImagePack { key: (names.key)(pack.number), owner: names.owner.clone(), bytes: pack.bytes };
         Ok(Self {
             store,
-            runtime,
+            driver,
             packs: packs.into_iter().map(known).collect(),
             names,
             encoder: FrameEncoder::new(),
@@ -291,12 +291,12 @@ impl PackWriter {
         let pack = &mut self.packs[place as usize];
         (pack.key, pack.bytes) = (key.clone(), bytes.len() as u64);
         let store = self.store.clone();
-        self.uploads.spawn_on(async move { store.create(&key, PutPayload::from(bytes)).await }, &self.runtime);
+        self.uploads.spawn_on(async move { store.create(&key, PutPayload::from(bytes)).await }, self.driver.runtime());
         Ok(())
     }
 
     fn wait_for_upload(&mut self) -> Result<(), WriteError> {
-        match self.runtime.block_on(self.uploads.join_next()) {
+        match self.driver.wait(self.uploads.join_next())? {
             None => Ok(()),
             Some(Ok(outcome)) => Ok(outcome?),
             Some(Err(e)) => Err(WriteError::Source(io::Error::other(e))),
@@ -313,7 +313,7 @@ impl PackWriter {
         let mut table = self.table.into_inner().map_err(|e| scratch(e.into_error()))?;
         let length = write_index(&mut table, &self.names.owner, records).map_err(scratch)?;
         let bytes = std::fs::read(&self.table_path).map_err(scratch)?;
-        self.runtime.block_on(self.store.create(&key, bytes))?;
+        self.driver.wait(self.store.create(&key, bytes))??;
         std::fs::remove_file(&self.table_path).map_err(scratch)?;
         Ok((self.packs, length))
     }

@@ -15,7 +15,7 @@ pub enum PageError {
     Local { path: PathBuf, source: Arc<std::io::Error> },
     #[error("an earlier fsync of {0} failed; its pages cannot be trusted on this node any more")]
     Poisoned(String),
-    #[error("it was given up because the branch goes to sleep")]
+    #[error("it was given up because nobody wants it any more")]
     Cancelled,
     #[error("the file would be larger than 1 TiB")]
     TooLarge,

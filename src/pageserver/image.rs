@@ -8,6 +8,7 @@
 
 use super::base::{Base, Extent};
 use super::base_writer::{PackNames, PackWriter};
+use super::driver::Driver;
 use super::frame::FRAME_SIZE;
 use super::seal::{Sealing, unchanged_frame};
 use super::volume::{Recorded, StoredRange, Volume};
@@ -16,7 +17,6 @@ use crate::model::{FileId, FileKind, Image, PAGE_SIZE};
 use crate::store::{Store, keys};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
-use tokio::runtime::Handle;
 
 /// Pages of its own from which a branch gets an image, 64 MiB: their entries in layers are half of what a boot object should take.
 const LEAST_PAGES: u64 = 8192;
@@ -48,7 +48,7 @@ pub fn build_image(
     wal: &[u8],
     names: ImageNames,
     (store, scratch): (Store, &Path),
-    runtime: &Handle,
+    driver: &Driver,
 ) -> Result<BuiltImage, WriteError> {
     let pack_names = PackNames { owner: Image::owner_of(&names.index).to_owned(), key: names.pack };
     let table = scratch.join("image-frames");
@@ -59,9 +59,9 @@ pub fn build_image(
         }
         _ => {}
     }
-    let packs = PackWriter::new(store, pack_names, table, runtime.clone(), Vec::new())?;
-    let sparse = sparse_packs(volume, runtime)?;
-    let mut sealing = Sealing::new(volume, runtime.clone(), packs, Some(sparse));
+    let packs = PackWriter::new(store, pack_names, table, driver.clone(), Vec::new())?;
+    let sparse = sparse_packs(volume, driver)?;
+    let mut sealing = Sealing::new(volume, driver.clone(), packs, Some(sparse));
     sealing.add_all(wal)?;
     let Sealing { packs, records, files, logical_bytes, .. } = sealing;
     let highest = records.iter().map(|record| record.id.0).max().unwrap_or(FileId::FIRST.0);
@@ -78,9 +78,9 @@ pub fn build_image(
 }
 
 /// Packs of the branch's former images of which it uses less than half, by the numbers they have there.
-fn sparse_packs(volume: &Volume, runtime: &Handle) -> Result<HashSet<u32>, PageError> {
+fn sparse_packs(volume: &Volume, driver: &Driver) -> Result<HashSet<u32>, PageError> {
     let mut used = HashMap::new();
-    count_used(volume, runtime, FileId::ROOT, &mut used)?;
+    count_used(volume, driver, FileId::ROOT, &mut used)?;
     let mut sparse = HashSet::new();
     for (number, bytes) in used {
         let pack = volume.ground.base.pack_reference(number)?;
@@ -95,28 +95,37 @@ fn sparse_packs(volume: &Volume, runtime: &Handle) -> Result<HashSet<u32>, PageE
 /// Adds up the stored bytes of frames below `directory` that are as they lie beneath, by pack.
 fn count_used(
     volume: &Volume,
-    runtime: &Handle,
+    driver: &Driver,
     directory: FileId,
     used: &mut HashMap<u32, u64>,
 ) -> Result<(), PageError> {
-    let listing = runtime.block_on(volume.listing(directory))?;
+    let listing = driver.wait(volume.listing(directory))??;
     for (id, kind, name) in volume.entries(directory, &listing)? {
         let size = volume.lookup(directory, &name, &listing)?.size;
-        match kind {
-            FileKind::Directory => count_used(volume, runtime, id, used)?,
-            FileKind::Symlink => {}
-            FileKind::File => {
-                let file = volume.file(id)?;
-                for number in 0..size.div_ceil(FRAME_SIZE as u64) as u32 {
-                    if let Some(extent) = unchanged_frame(volume, &file, size, number) {
-                        let frame = runtime.block_on(volume.ground.base.place(extent, number))?;
-                        *used.entry(frame.object).or_default() += frame.stored() as u64;
-                    }
-                }
-            }
-        }
+        let counted = match kind {
+            FileKind::Directory => count_used(volume, driver, id, used),
+            FileKind::Symlink => Ok(()),
+            FileKind::File => count_used_of_file(volume, driver, (id, size), used),
+        };
         // No kernel was told of it.
         volume.forget(id, 1);
+        counted?;
+    }
+    Ok(())
+}
+
+fn count_used_of_file(
+    volume: &Volume,
+    driver: &Driver,
+    (id, size): (FileId, u64),
+    used: &mut HashMap<u32, u64>,
+) -> Result<(), PageError> {
+    let file = volume.file(id)?;
+    for number in 0..size.div_ceil(FRAME_SIZE as u64) as u32 {
+        if let Some(extent) = unchanged_frame(volume, &file, size, number) {
+            let frame = driver.wait(volume.ground.base.place(extent, number))??;
+            *used.entry(frame.object).or_default() += frame.stored() as u64;
+        }
     }
     Ok(())
 }

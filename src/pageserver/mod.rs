@@ -18,6 +18,7 @@ mod boot;
 mod cache;
 mod codec;
 mod disk;
+mod driver;
 mod error;
 mod file;
 mod frame;
@@ -45,6 +46,7 @@ pub use cache::{CacheFigures, CachedObject, PageCache};
 #[cfg(test)]
 pub(crate) use disk::simulated::SimulatedDisk;
 pub use disk::{Disk, LocalDisk};
+pub use driver::Driver;
 pub use error::{NameProblem, PageError};
 pub use file::DataFile;
 pub use image::{BuiltImage, ImageNames, build_image, wants_image};

@@ -5,6 +5,7 @@
 
 use super::base::{Extent, content_length};
 use super::base_writer::{PackNames, PackWriter, of_base};
+use super::driver::Driver;
 use super::frame::{FRAME_SIZE, PAGES_PER_FRAME};
 use super::index::Record;
 use super::volume::Volume;
@@ -13,7 +14,6 @@ use crate::model::{FileId, FileKind, PAGE_SIZE, PackRef, PageNo, WalSegment};
 use crate::store::{Store, keys};
 use std::collections::HashSet;
 use std::path::Path;
-use tokio::runtime::Handle;
 
 /// Folders of the data directory that a branch has beside its mount; the mount shows links in their place.
 pub const LINKED_FOLDERS: [&str; 2] = ["pg_wal", "pg_dynshmem"];
@@ -37,12 +37,13 @@ pub fn seal(
     wal: &WalSegment,
     store: Store,
     scratch: &Path,
-    runtime: Handle,
+    driver: impl Into<Driver>,
 ) -> Result<SealedParts, WriteError> {
     let table = scratch.join("sealed-frames");
+    let driver = driver.into();
     let names = PackNames::of_base(&staged.project, &staged.id);
-    let packs = PackWriter::new(store, names, table, runtime.clone(), staged.packs.clone())?;
-    let mut sealing = Sealing::new(volume, runtime, packs, None);
+    let packs = PackWriter::new(store, names, table, driver.clone(), staged.packs.clone())?;
+    let mut sealing = Sealing::new(volume, driver, packs, None);
     let wal = sealing.wal_of_mount(wal)?;
     sealing.add_all(&wal)?;
     let Sealing { packs, records, files, logical_bytes, .. } = sealing;
@@ -54,7 +55,7 @@ pub fn seal(
 /// A walk over a volume that writes down all of it: for a base that is sealed, and for a branch's image.
 pub(super) struct Sealing<'a> {
     volume: &'a Volume,
-    runtime: Handle,
+    driver: Driver,
     pub packs: PackWriter,
     pub records: Vec<Record>,
     pub files: u64,
@@ -67,11 +68,11 @@ pub(super) struct Sealing<'a> {
 impl<'a> Sealing<'a> {
     pub(super) fn new(
         volume: &'a Volume,
-        runtime: Handle,
+        driver: Driver,
         packs: PackWriter,
         sparse: Option<HashSet<u32>>,
     ) -> Sealing<'a> {
-        Sealing { volume, runtime, packs, records: Vec::new(), files: 0, logical_bytes: 0, sparse }
+        Sealing { volume, driver, packs, records: Vec::new(), files: 0, logical_bytes: 0, sparse }
     }
 
     /// Writes everything that a branch needs, and `wal`: whole pages.
@@ -92,7 +93,7 @@ impl<'a> Sealing<'a> {
     }
 
     fn add_directory(&mut self, directory: FileId) -> Result<(), WriteError> {
-        let listing = self.runtime.block_on(self.volume.listing(directory))?;
+        let listing = self.driver.wait(self.volume.listing(directory))??;
         for (_, kind, name) in self.volume.entries(directory, &listing)? {
             if directory == FileId::ROOT && LINKED_FOLDERS.contains(&name.as_str()) {
                 continue;
@@ -142,9 +143,8 @@ impl<'a> Sealing<'a> {
         self.logical_bytes += size;
         for number in 0..size.div_ceil(FRAME_SIZE as u64) as u32 {
             let unchanged = unchanged_frame(self.volume, &file, size, number);
-            let unchanged =
-                unchanged.map(|extent| self.runtime.block_on(self.volume.ground.base.place(extent, number)));
-            match (unchanged.transpose()?, &self.sparse) {
+            let unchanged = unchanged.map(|extent| self.driver.wait(self.volume.ground.base.place(extent, number)));
+            match (unchanged.transpose()?.transpose()?, &self.sparse) {
                 (Some(frame), None) => self.packs.point_to(frame)?,
                 (Some(frame), Some(sparse)) if !sparse.contains(&frame.object) => {
                     let base = &self.volume.ground.base;
@@ -152,7 +152,7 @@ impl<'a> Sealing<'a> {
                 }
                 _ => {
                     let offset = u64::from(number) * FRAME_SIZE as u64;
-                    let content = self.runtime.block_on(self.volume.read(&file, offset, FRAME_SIZE))?;
+                    let content = self.driver.wait(self.volume.read(&file, offset, FRAME_SIZE))??;
                     self.packs.write_frame(id, number, &content)?;
                 }
             }
@@ -162,14 +162,14 @@ impl<'a> Sealing<'a> {
 
     /// The pages that are kept of the segment in `pg_wal` of the mount, where the private start left it.
     fn wal_of_mount(&self, wal: &WalSegment) -> Result<Vec<u8>, WriteError> {
-        let listing = self.runtime.block_on(self.volume.listing(FileId::ROOT))?;
+        let listing = self.driver.wait(self.volume.listing(FileId::ROOT))??;
         let folder = self.volume.lookup(FileId::ROOT, "pg_wal", &listing)?.id;
-        let listing = self.runtime.block_on(self.volume.listing(folder))?;
+        let listing = self.driver.wait(self.volume.listing(folder))??;
         let segment = self.volume.lookup(folder, &wal.name, &listing)?.id;
         let file = self.volume.file(segment)?;
         let mut content = Vec::with_capacity(wal.pages.len() * PAGE_SIZE);
         for page in &wal.pages {
-            content.extend(self.runtime.block_on(self.volume.read(&file, PageNo(*page).offset(), PAGE_SIZE))?);
+            content.extend(self.driver.wait(self.volume.read(&file, PageNo(*page).offset(), PAGE_SIZE))??);
         }
         Ok(content)
     }

@@ -2,6 +2,7 @@
 //!
 //! Synchronous, for a blocking thread. A layer is handed over as soon as it is [`LAYER_SIZE`] long, so memory stays bounded.
 
+use super::driver::Driver;
 use super::file::Carried;
 use super::layer::LayerWriter;
 use super::tree::Node;
@@ -10,7 +11,6 @@ use super::{DataFile, PageError};
 use crate::model::{FileId, LayerRef, PAGE_SIZE, PageNo, TreeDiff};
 use std::ops::Range;
 use std::sync::Arc;
-use tokio::runtime::Handle;
 
 /// A layer is closed once it is as long, compressed.
 const LAYER_SIZE: usize = 128 << 20;
@@ -41,11 +41,11 @@ impl Selection {
 }
 
 /// Builds the layers of what the delta holds, and of `wal`: whole pages, numbered from 0 on. Nothing may write to `volume` meanwhile.
-/// `key` names the n-th layer; requests run on `runtime`.
+/// `key` names the n-th layer; `driver` ends it early.
 pub fn build_upload(
     volume: &Volume,
     wal: &[u8],
-    (selection, runtime): (Selection, &Handle),
+    (selection, driver): (Selection, &Driver),
     key: impl Fn(usize) -> String,
     put: PutLayer<'_>,
 ) -> Result<Upload, PageError> {
@@ -76,10 +76,11 @@ pub fn build_upload(
         for (page, part) in parts {
             match part {
                 Part::Own(run) => add_run(&mut layers, &file, run, |offset, length, buffer| {
+                    driver.check()?;
                     volume.read_near(&file, offset, length, buffer).map(|_| ())
                 })?,
                 Part::Lower => {
-                    let mut content = runtime.block_on(volume.read(&file, PageNo(page).offset(), PAGE_SIZE))?;
+                    let mut content = driver.wait(volume.read(&file, PageNo(page).offset(), PAGE_SIZE))??;
                     content.resize(PAGE_SIZE, 0);
                     layers.page(file.id(), PageNo(page), &content)?;
                 }

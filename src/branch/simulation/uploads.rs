@@ -111,10 +111,11 @@ impl Node<'_> {
         }
         let key = |number: usize| keys::layer(&head.id, head.epoch, head.seq + number as u64, &nonce);
         let mut puts = VecDeque::new();
-        let upload = build_upload(live.run.volume(), &wal, (selection, &runtime), key, &mut |layer, bytes| {
-            puts.push_back((layer.key, bytes));
-            Ok(())
-        });
+        let upload =
+            build_upload(live.run.volume(), &wal, (selection, &runtime.clone().into()), key, &mut |layer, bytes| {
+                puts.push_back((layer.key, bytes));
+                Ok(())
+            });
         let upload = upload.expect("it can be built");
         let origin = origin.into_iter().take(selection.merge_from);
         live.upload = Some(Uploading {
@@ -237,7 +238,7 @@ fn image_of(live: &Live<'_>, wal: &[u8], nonce: &Nonce, scratch: &Path) -> (VecD
         index: keys::image_index(&id, epoch, seq, nonce),
         pack: Box::new(move |number| keys::image_pack(&id, epoch, seq + u64::from(number), &of_pack)),
     };
-    let built = build_image(live.run.volume(), wal, names, (store.clone(), scratch), runtime.handle());
+    let built = build_image(live.run.volume(), wal, names, (store.clone(), scratch), &runtime.handle().clone().into());
     let image = built.expect("memory takes it").image;
     let mut puts = VecDeque::new();
     for key in runtime.block_on(store.list("v1")).expect("memory lists") {

@@ -7,12 +7,14 @@ use super::seeds;
 use crate::model::{FileId, Image, LayerRef, PAGE_SIZE, TreeDiff};
 use crate::pageserver::disk::simulated::SimulatedDisk;
 use crate::pageserver::{
-    Base, ImageNames, PageCache, PageError, Selection, build_image, build_snapshot_upload, build_upload,
+    Base, Driver, ImageNames, PageCache, PageError, Selection, build_image, build_snapshot_upload, build_upload,
 };
 use crate::store::keys;
 use rand::RngExt;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 #[test]
 fn a_volume_is_what_was_written_through_suspends_kills_and_power_cuts() {
@@ -173,7 +175,16 @@ impl<'f> Run<'f> {
             true => Selection { all: true, merge_from: self.random.random_range(0..=self.layers.len()) },
             false => Selection { all: uploaded.is_empty() || self.random.random(), ..Selection::CHANGES },
         };
-        let upload = build_upload(self.volume(), &kept, (selection, handle), key, &mut putting(self.fixture));
+        if self.random.random_range(0..6) == 0 {
+            self.tell(format_args!("it is broken off"));
+            let driver = self.short_driver();
+            // Or it was quicker.
+            drop(build_upload(self.volume(), &kept, (selection, &driver), key, &mut putting(self.fixture)));
+            self.compare();
+            return false;
+        }
+        let upload =
+            build_upload(self.volume(), &kept, (selection, &handle.clone().into()), key, &mut putting(self.fixture));
         let upload = upload.unwrap_or_else(|e| panic!("seed {seed}: it cannot be uploaded: {e}"));
         if self.random.random_range(0..10) == 0 {
             self.tell(format_args!("the upload is lost"));
@@ -196,7 +207,16 @@ impl<'f> Run<'f> {
         let key = move |kind: &str, part: u32| format!("v1/branch/b{seed}/{kind}/{number:08}-{part:08}-n");
         let names = ImageNames { index: key("index", 0), pack: Box::new(move |part| key("pack", part)) };
         let (store, scratch) = (self.fixture.store.clone(), self.fixture.place(&format!("image-{seed}")));
-        let built = build_image(self.volume(), &kept, names, (store, &scratch), self.fixture.runtime.handle());
+        if self.random.random_range(0..4) == 0 {
+            self.tell(format_args!("it is broken off"));
+            let driver = self.short_driver();
+            // Or it was quicker.
+            drop(build_image(self.volume(), &kept, names, (store, &scratch), &driver));
+            self.compare();
+            return false;
+        }
+        let built =
+            build_image(self.volume(), &kept, names, (store, &scratch), &self.fixture.runtime.handle().clone().into());
         let image = built.unwrap_or_else(|e| panic!("seed {seed}: its image cannot be written: {e}")).image;
         let own = image.packs.iter().filter(|pack| pack.key.starts_with(keys::BRANCHES));
         let own: u64 = own.map(|pack| pack.bytes).sum();
@@ -212,6 +232,17 @@ impl<'f> Run<'f> {
         self.model.drop_linked();
         self.wake_anew(&kept);
         true
+    }
+
+    /// One that ends what it drives at once, or in the midst of it.
+    fn short_driver(&mut self) -> Driver {
+        let (stop, micros) = (CancellationToken::new(), self.random.random_range(0..3000));
+        let (later, handle) = (stop.clone(), self.fixture.runtime.handle());
+        handle.spawn(async move {
+            tokio::time::sleep(Duration::from_micros(micros)).await;
+            later.cancel();
+        });
+        Driver::until(stop, handle.clone())
     }
 
     /// Opens what was uploaded, which `kept` is the WAL of, and compares it.
