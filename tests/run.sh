@@ -5,7 +5,15 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source tests/environment.sh
 
+# nextest runs what any of several -E names: one of the caller's narrows ours.
 filter='all()'
+arguments=()
+while [ $# -gt 0 ]; do
+    case $1 in
+    -E) filter="($2)" && shift 2 ;;
+    *) arguments+=("$1") && shift ;;
+    esac
+done
 left_out=()
 if [ -z "$(postgres18)" ]; then
     filter="$filter - test(/postgres_18/)"
@@ -21,4 +29,4 @@ announce() {
 
 announce
 trap announce EXIT
-cargo nextest run --locked -E "$filter" "$@"
+cargo nextest run --locked -E "$filter" "${arguments[@]}"
