@@ -5,15 +5,16 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source tests/environment.sh
 
-# nextest runs what any of several -E names: one of the caller's narrows ours.
-filter='all()'
+# nextest runs what any of several -E names; what the caller's name is to be narrowed by ours.
+named=''
 arguments=()
 while [ $# -gt 0 ]; do
     case $1 in
-    -E) filter="($2)" && shift 2 ;;
+    -E | --filterset) named="${named:+$named or }($2)" && shift 2 ;;
     *) arguments+=("$1") && shift ;;
     esac
 done
+filter="(${named:-all()})"
 left_out=()
 if [ -z "$(postgres18)" ]; then
     filter="$filter - test(/postgres_18/)"

@@ -20,7 +20,7 @@ fn since(node: &Node, before: &[(&'static str, u64)]) -> Vec<(&'static str, u64)
     requests(node).into_iter().zip(before).map(|((kind, now), (_, before))| (kind, now - before)).collect()
 }
 
-/// A claim, and no more gets than `gets`: a head and a boot object; for a new name a head and its project's, which may be read beside, too.
+/// A claim, and no more gets than `gets`: a head and a boot object; for a new name a head, and its project's once in the way and once beside.
 fn check_asked_little(node: &Node, before: &[(&'static str, u64)], gets: u64) {
     let asked = since(node, before);
     assert!(asked[0].1 <= gets, "{asked:?}");

@@ -1,7 +1,7 @@
 //! The bases this node has opened, shared by every branch on them, and what each project's current base is.
 //!
 //! Bases are immutable, so an opened one is kept. A project's head is read again once it is older than [`FRESH`]: an import
-//! by another process shows within that time to whoever makes a branch, and within [`OLD`] to who asks where a branch is.
+//! by another process shows within that time to whoever makes a branch.
 
 use super::boot;
 use super::error::LifecycleError;
@@ -15,9 +15,6 @@ use tokio::sync::OnceCell;
 
 /// How long a project's head is believed.
 const FRESH: Duration = Duration::from_secs(1);
-
-/// How old it may be where it only finds the way to a branch that is there: a wake should cost no request for it.
-const OLD: Duration = Duration::from_secs(10);
 
 /// How long a login waits for a project's head. With the time for a branch's roles it stays below a handshake's.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -67,14 +64,8 @@ impl Bases {
         current.get(project).map(|(_, base)| base.clone())
     }
 
-    /// Whether it is time to read the project's head again: for a name that `is_new` most likely, since its branch will be made of the current base.
-    /// Who is told so does it; for a moment others are not.
-    pub(super) fn begin_refresh(&self, project: &ProjectName, is_new: bool) -> bool {
-        let read_at = self.current.lock().unwrap_or_else(PoisonError::into_inner).get(project).map(|(at, _)| *at);
-        let age = if is_new { FRESH } else { OLD };
-        if read_at.is_some_and(|at| at.elapsed() < age) {
-            return false;
-        }
+    /// Whether it is time to read the project's head again. Who is told so does it; for a moment others are not.
+    pub(super) fn begin_refresh(&self, project: &ProjectName) -> bool {
         let mut refreshed = self.refreshed.lock().unwrap_or_else(PoisonError::into_inner);
         let is_due = refreshed.get(project).is_none_or(|at| at.elapsed() >= FRESH);
         if is_due {

@@ -66,7 +66,10 @@ impl Branches {
             let failed = |e: LifecycleError| e.of_branch(&branch);
             let sealed = match bases.known(name).filter(|_| may_be_old) {
                 Some(sealed) => {
-                    self.refresh(name, !self.0.shared.census.knows(&branch));
+                    // A new branch is made of the current base, which is read meanwhile; one that is there needs none.
+                    if !self.0.shared.census.knows(&branch) {
+                        self.refresh(name);
+                    }
                     sealed
                 }
                 None => bases.last_known(name).await.map_err(failed)?,
@@ -95,10 +98,10 @@ impl Branches {
         Ok(Some(base.manifest.cluster.databases.clone()))
     }
 
-    /// Reads a project's head again, in the background, if it was read more than a moment ago, or a while for a name that is not new.
-    fn refresh(&self, project: &ProjectName, is_new: bool) {
+    /// Reads a project's head again, in the background, if it was read more than a moment ago.
+    fn refresh(&self, project: &ProjectName) {
         let (shared, project) = (self.0.shared.clone(), project.clone());
-        if shared.bases.begin_refresh(&project, is_new) {
+        if shared.bases.begin_refresh(&project) {
             tokio::spawn(async move {
                 // A store that does not answer is found out by whoever needs an answer.
                 let _ = shared.bases.current(&project).await;

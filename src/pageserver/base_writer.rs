@@ -16,6 +16,7 @@ use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 /// A pack is closed once it is as long: one PUT, at 80 MB/s half a second.
@@ -65,13 +66,13 @@ impl BaseWriter {
         project: &ProjectName,
         base: &BaseId,
         scratch: &Path,
-        driver: impl Into<Driver>,
+        runtime: Handle,
     ) -> Result<Self, WriteError> {
         let names = PackNames::of_base(project, base);
         Ok(Self {
             project: project.clone(),
             id: base.clone(),
-            packs: PackWriter::new(store, names, scratch.join("frames"), driver.into(), Vec::new())?,
+            packs: PackWriter::new(store, names, scratch.join("frames"), runtime.into(), Vec::new())?,
             directories: HashMap::from([(String::new(), FileId::ROOT)]),
             records: HashMap::new(),
             next_id: FileId::FIRST.0,

@@ -368,7 +368,10 @@ pub(super) fn decode_directory(bytes: &[u8]) -> Option<(Vec<u32>, Vec<RecordPage
         let first = (reader.u64()?, reader.text()?.into());
         let (offset, stored, length, crc) = (reader.u64()?, reader.u32()?, reader.u32()?, reader.u32()?);
         // So that nobody asks for more memory than a page may take.
-        (length <= LONGEST_RECORD_PAGE).then(|| pages.push(RecordPage { first, offset, stored, length, crc }))?;
+        if length > LONGEST_RECORD_PAGE {
+            return None;
+        }
+        pages.push(RecordPage { first, offset, stored, length, crc });
     }
     Some((frame_crcs, pages))
 }

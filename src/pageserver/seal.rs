@@ -14,6 +14,7 @@ use crate::model::{FileId, FileKind, PAGE_SIZE, PackRef, PageNo, WalSegment};
 use crate::store::{Store, keys};
 use std::collections::HashSet;
 use std::path::Path;
+use tokio::runtime::Handle;
 
 /// Folders of the data directory that a branch has beside its mount; the mount shows links in their place.
 pub const LINKED_FOLDERS: [&str; 2] = ["pg_wal", "pg_dynshmem"];
@@ -37,10 +38,10 @@ pub fn seal(
     wal: &WalSegment,
     store: Store,
     scratch: &Path,
-    driver: impl Into<Driver>,
+    runtime: Handle,
 ) -> Result<SealedParts, WriteError> {
     let table = scratch.join("sealed-frames");
-    let driver = driver.into();
+    let driver = Driver::from(runtime);
     let names = PackNames::of_base(&staged.project, &staged.id);
     let packs = PackWriter::new(store, names, table, driver.clone(), staged.packs.clone())?;
     let mut sealing = Sealing::new(volume, driver, packs, None);

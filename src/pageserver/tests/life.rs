@@ -7,7 +7,8 @@ use super::seeds;
 use crate::model::{FileId, Image, LayerRef, PAGE_SIZE, TreeDiff};
 use crate::pageserver::disk::simulated::SimulatedDisk;
 use crate::pageserver::{
-    Base, Driver, ImageNames, PageCache, PageError, Selection, build_image, build_snapshot_upload, build_upload,
+    Base, Driver, ImageNames, PageCache, PageError, Selection, WriteError, build_image, build_snapshot_upload,
+    build_upload,
 };
 use crate::store::keys;
 use rand::RngExt;
@@ -178,8 +179,9 @@ impl<'f> Run<'f> {
         if self.random.random_range(0..6) == 0 {
             self.tell(format_args!("it is broken off"));
             let driver = self.short_driver();
+            let outcome = build_upload(self.volume(), &kept, (selection, &driver), key, &mut putting(self.fixture));
             // Or it was quicker.
-            drop(build_upload(self.volume(), &kept, (selection, &driver), key, &mut putting(self.fixture)));
+            assert!(matches!(outcome, Ok(_) | Err(PageError::Cancelled)), "seed {seed}: {:?}", outcome.err());
             self.compare();
             return false;
         }
@@ -210,8 +212,10 @@ impl<'f> Run<'f> {
         if self.random.random_range(0..4) == 0 {
             self.tell(format_args!("it is broken off"));
             let driver = self.short_driver();
+            let outcome = build_image(self.volume(), &kept, names, (store, &scratch), &driver);
             // Or it was quicker.
-            drop(build_image(self.volume(), &kept, names, (store, &scratch), &driver));
+            let is_right = matches!(outcome, Ok(_) | Err(WriteError::Page(PageError::Cancelled)));
+            assert!(is_right, "seed {seed}: {:?}", outcome.err());
             self.compare();
             return false;
         }
