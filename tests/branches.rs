@@ -120,6 +120,20 @@ async fn twenty_unseen_names_at_once_make_twenty_branches() {
 }
 
 #[test]
+fn computes_do_not_meet_in_the_names_of_their_shared_memory() {
+    let shop = Fixture::new().start();
+    let key = |n: i32| -> u64 {
+        let url = shop.node.url(POSTGRES, &format!("shop@key-{n}"));
+        let asked = "select split_part(pg_read_file('postmaster.pid'), chr(10), 7)";
+        psql(&url, asked).split_whitespace().next().expect("a key and an id").parse().expect("a number")
+    };
+    let mut keys: Vec<u64> = (0..5).map(key).collect();
+    keys.sort_unstable();
+    let apart = keys.windows(2).map(|two| two[1] - two[0]).min().expect("there are several");
+    assert!(apart > 100, "a server counts up from its first key, and meets the others: {keys:?}");
+}
+
+#[test]
 fn an_idle_branch_falls_asleep_and_leaves_nothing_on_the_node() {
     let shop = Fixture::new().idle_timeout("1s").start();
     shop.psql("shop@x", "create table kept as select generate_series(1, 1000) as n; update customers set note = 'changed' where id <= 10");

@@ -1,26 +1,46 @@
 //! From the page server's attributes to the kernel's.
 
-use crate::model::FileKind;
+use crate::model::{FileId, FileKind};
 use crate::pageserver::Attributes;
 use fuser::{FileAttr, FileType, INodeNo};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 /// Nothing but the mount changes its files, so names and attributes hold until the kernel itself changes them.
 pub(super) const TTL: Duration = Duration::from_secs(3600);
 
-/// Who owns every file, and when they were last changed as far as anyone asks: Postgres does not, and the kernel's
-/// writeback cache keeps the times of what it writes.
+/// What stat shows that is the same for all files of a mount: who owns them, and when they were last changed as far as anyone asks:
+/// Postgres does not, and the kernel's writeback cache keeps the times of what it writes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Owner {
     pub uid: u32,
     pub gid: u32,
     pub since: SystemTime,
+    pub root: RootInode,
+}
+
+/// The inode number that stat shows of the data directory; FUSE itself speaks of it as 1, on every mount.
+///
+/// Postgres takes it for the key of its shared memory segment, and counts up from there while the key is in use. One that starts while
+/// another with the same key just removes its own may be told EIDRM, which it takes for a server that is still running
+/// (`PGSharedMemoryAttach`), and gives up. So every mount has a number of its own.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct RootInode(u64);
+
+impl RootInode {
+    /// The same for the same path. The key is the lower 32 bits, of which 0 would mean no key at all; what a branch can number its files by stays below.
+    pub(super) fn of_mount(path: &Path) -> RootInode {
+        let mut hasher = DefaultHasher::new();
+        path.hash(&mut hasher);
+        RootInode(1 << 32 | hasher.finish() & 0xffff_ffff | 1)
+    }
 }
 
 impl Owner {
     pub(super) fn attr(&self, attributes: &Attributes) -> FileAttr {
         FileAttr {
-            ino: INodeNo(attributes.id.0),
+            ino: INodeNo(if attributes.id == FileId::ROOT { self.root.0 } else { attributes.id.0 }),
             size: attributes.size,
             blocks: attributes.size.div_ceil(512),
             atime: self.since,
@@ -40,7 +60,7 @@ impl Owner {
 
     /// The answer that lets the kernel remember that a name is free: inode 0.
     pub(super) fn nothing(&self) -> FileAttr {
-        let nothing = Attributes { id: crate::model::FileId(0), kind: FileKind::File, mode: 0, size: 0 };
+        let nothing = Attributes { id: FileId(0), kind: FileKind::File, mode: 0, size: 0 };
         self.attr(&nothing)
     }
 }

@@ -46,7 +46,7 @@ impl Mount {
         let failed = |source| MountError::Mount { path: path.to_owned(), source };
         let runtime = tokio::runtime::Handle::current();
         let room = Room::new(volume.clone(), limits, runtime.clone());
-        let filesystem = BranchFilesystem::new(room.clone(), volume, owner, runtime);
+        let filesystem = BranchFilesystem::new(room.clone(), volume, owner, path, runtime);
         let mut config = Config::default();
         config.mount_options = vec![
             MountOption::FSName("offshoot".to_owned()),

@@ -1,7 +1,7 @@
 //! What the requests of one mount share, and where each is worked on: on the thread that serves it, as a task of the runtime if it needs the
 //! store, on a blocking thread if it may wait for the disk or for another process.
 
-use super::attributes::{Owner, TTL};
+use super::attributes::{Owner, RootInode, TTL};
 use super::errno::Troubles;
 use super::readings::Readings;
 use super::room::Room;
@@ -10,6 +10,7 @@ use crate::pageserver::{Attributes, DataFile, Listing, NameProblem, PageError, V
 use fuser::{Errno, INodeNo, ReplyAttr, ReplyEmpty, ReplyWrite};
 use std::ffi::OsStr;
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::runtime::Handle;
@@ -26,9 +27,16 @@ pub(super) struct Inner {
 }
 
 impl BranchFilesystem {
-    pub(super) fn new(room: Arc<Room>, volume: Arc<Volume>, (uid, gid): (u32, u32), runtime: Handle) -> Self {
+    /// `path` is where it is mounted.
+    pub(super) fn new(
+        room: Arc<Room>,
+        volume: Arc<Volume>,
+        (uid, gid): (u32, u32),
+        path: &Path,
+        runtime: Handle,
+    ) -> Self {
         // Only shown by stat: nothing is decided by it.
-        let owner = Owner { uid, gid, since: SystemTime::UNIX_EPOCH };
+        let owner = Owner { uid, gid, since: SystemTime::UNIX_EPOCH, root: RootInode::of_mount(path) };
         let troubles = Troubles::new(room.branch().to_owned());
         Self(Arc::new(Inner { volume, owner, room, readings: Readings::default(), troubles, runtime }))
     }
