@@ -1,7 +1,7 @@
 //! What a killed server leaves: its lock file `postmaster.pid`, and the System V shared memory segment that the file names.
 //!
 //! A start would refuse if the lock file's pid belonged to another server of the same user by now. The segment (56 bytes; buffers
-//! are elsewhere) is never found again by a server on another mount, and the kernel has room for 4,096 (kernel.shmmni).
+//! are elsewhere) is never removed by a server on another mount, and the kernel has room for 4,096 (kernel.shmmni).
 
 use super::data_files::DataFiles;
 use super::orphans;

@@ -25,15 +25,16 @@ pub(super) struct Owner {
 /// Postgres takes it for the key of its shared memory segment, and counts up from there while the key is in use. One that starts while
 /// another with the same key just removes its own may be told EIDRM, which it takes for a server that is still running
 /// (`PGSharedMemoryAttach`), and gives up. So every mount has a number of its own.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct RootInode(u64);
 
 impl RootInode {
-    /// The same for the same path. The key is the lower 32 bits, of which 0 would mean no key at all; what a branch can number its files by stays below.
+    /// The same for the same path. The key is the lower 32 bits, of which 0 would mean no key at all. A branch that never made four billion files has
+    /// none of this number.
     pub(super) fn of_mount(path: &Path) -> RootInode {
         let mut hasher = DefaultHasher::new();
         path.hash(&mut hasher);
-        RootInode(1 << 32 | hasher.finish() & 0xffff_ffff | 1)
+        RootInode((1 << 32) | (hasher.finish() & 0xffff_ffff) | 1)
     }
 }
 

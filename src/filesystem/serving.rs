@@ -35,7 +35,7 @@ impl BranchFilesystem {
         path: &Path,
         runtime: Handle,
     ) -> Self {
-        // Only shown by stat: nothing is decided by it.
+        // Only shown by stat: nothing here is decided by it.
         let owner = Owner { uid, gid, since: SystemTime::UNIX_EPOCH, root: RootInode::of_mount(path) };
         let troubles = Troubles::new(room.branch().to_owned());
         Self(Arc::new(Inner { volume, owner, room, readings: Readings::default(), troubles, runtime }))
