@@ -1,22 +1,40 @@
 //! `offshoot import`: a source into the project's next base, with its progress on standard error. Works beside a running server.
 
 use super::{bytes, known_project};
+use crate::masking::{CopyImport, Rules};
 use crate::model::{Ambient, ProjectName};
 use crate::settings::Settings;
-use crate::sources::{MakeBase, Progress, Source, make_base};
+use crate::sources::{MakeBase, Origin, Progress, Source, make_base};
 use crate::store::{Catalog, open_and_probe};
+use clap::ValueEnum;
+use std::sync::Arc;
 use std::time::Instant;
 
+/// How data comes out of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Method {
+    /// Its files, by a base backup
+    Files,
+    /// Its rows, by COPY: for servers that give no backup
+    Copy,
+}
+
 /// Makes the project's next base, and says so on standard output. Progress goes to standard error.
-pub(super) async fn run(settings: Settings, project: ProjectName, from: String) -> anyhow::Result<()> {
-    known_project(&settings, &project)?;
-    let source: Source = from.parse()?;
+pub(super) async fn run(
+    settings: Settings,
+    project: ProjectName,
+    from: String,
+    method: Option<Method>,
+    streams: Option<usize>,
+) -> anyhow::Result<()> {
+    let rules = known_project(&settings, &project)?.masking.as_deref().map(Rules::load).transpose()?;
+    let origin = origin(&settings, from.parse()?, rules, method, streams)?;
     let started = Instant::now();
     let ambient = Ambient::system();
     let store = open_and_probe(&settings.store.url, &ambient.entropy).await?;
     let catalog = Catalog::new(store, ambient.entropy.clone());
-    let progress = Progress::stderr();
-    let request = MakeBase { settings, project: project.clone(), source, catalog, ambient, progress };
+    let progress = Arc::new(Progress::stderr());
+    let request = MakeBase { settings, project: project.clone(), origin, catalog, ambient, progress };
     let import = make_base(request);
     let interrupted = async {
         tokio::signal::ctrl_c().await.ok();
@@ -43,4 +61,35 @@ pub(super) async fn run(settings: Settings, project: ProjectName, from: String) 
         databases.join(", "),
     );
     Ok(())
+}
+
+/// What the base is made of: the source's files as they are, or its rows, masked where there are rules.
+fn origin(
+    settings: &Settings,
+    source: Source,
+    rules: Option<Rules>,
+    method: Option<Method>,
+    streams: Option<usize>,
+) -> anyhow::Result<Origin> {
+    let copies = rules.is_some() || method == Some(Method::Copy);
+    match source {
+        _ if rules.is_some() && method == Some(Method::Files) => {
+            anyhow::bail!("the project is masked, and files hold raw values; leave --method out")
+        }
+        Source::Server(server) if copies => {
+            let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+            Ok(Origin::Made(Box::new(CopyImport {
+                server: *server,
+                rules,
+                settings: settings.compute.clone(),
+                data_dir: settings.server.data_dir.clone(),
+                streams: streams.unwrap_or_else(cores),
+            })))
+        }
+        Source::DataDirectory(path) if copies => anyhow::bail!(
+            "{} is a data directory, and rows are copied from a running server: start Postgres on it and give its URL",
+            path.display()
+        ),
+        source => Ok(Origin::Files(source)),
+    }
 }

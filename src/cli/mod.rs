@@ -36,6 +36,12 @@ enum Command {
         /// postgres://user@host/ (the role needs REPLICATION; password from the URL, PGPASSWORD or ~/.pgpass), or a data directory
         #[arg(long)]
         from: String,
+        /// How the data comes out of a server [default: copy for a project with masking, otherwise files]
+        #[arg(long)]
+        method: Option<import::Method>,
+        /// With copy: tables that are copied at once [default: one for each core]
+        #[arg(long)]
+        streams: Option<usize>,
     },
     /// The bases of a project
     #[command(subcommand)]
@@ -139,9 +145,9 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
             telemetry::init("info,fuser=error");
             block_on(async { Ok(server::serve(settings).await?) })
         }
-        Command::Import { project, from } => {
+        Command::Import { project, from, method, streams } => {
             telemetry::init("warn,fuser=error");
-            block_on(import::run(settings, project, from))
+            block_on(import::run(settings, project, from, method, streams))
         }
         Command::Base(BaseCommand::List { project, json }) => {
             telemetry::init("warn,fuser=error");

@@ -28,7 +28,7 @@ impl Identity {
     }
 
     /// Whether a process must change its user to become this one.
-    pub(super) fn differs_from_own(self) -> bool {
+    pub fn differs_from_own(self) -> bool {
         self != Identity::own()
     }
 

@@ -1,7 +1,7 @@
 //! What a base and a suspended branch consist of. Kept in the store as JSON compressed with zstd
 //! (`store::document`), immutable once written.
 
-use super::{BaseId, BranchId, FileId, ProjectName, Role, UnixMs};
+use super::{BaseId, BranchId, FileId, MaskingSeal, ProjectName, Role, UnixMs};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -72,6 +72,9 @@ pub struct BaseManifest {
     pub logical_bytes: u64,
     /// Bytes of packs and index in the store.
     pub stored_bytes: u64,
+    /// Of a masked base.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masking: Option<MaskingSeal>,
 }
 
 impl BaseManifest {

@@ -9,6 +9,7 @@ pub mod fault;
 mod head;
 mod id;
 mod manifest;
+mod masking_seal;
 mod name;
 mod role;
 mod secret;
@@ -20,6 +21,7 @@ pub use manifest::{
     BaseManifest, BranchManifest, Cluster, Database, Entry, FileKind, Image, ImagePack, LayerRef, Origin, PackRef,
     Tombstone, TreeDiff, WalSegment,
 };
+pub use masking_seal::{MaskingSeal, MaskingStatement, ScanSummary};
 pub use name::{BranchName, BranchRef, NameError, ProjectName, Target};
 pub use role::Role;
 pub use secret::Secret;

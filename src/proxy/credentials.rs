@@ -142,6 +142,9 @@ mod tests {
             durability: Default::default(),
             max_branches: 1,
             max_delta_bytes: None,
+            masking: None,
+            trusted_signers: Vec::new(),
+            allow_raw: false,
             parameters: Default::default(),
             users: user.into_iter().collect(),
         };

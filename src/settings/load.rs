@@ -37,7 +37,13 @@ pub fn load(path: Option<&Path>) -> Result<Settings, SettingsError> {
             .ok_or_else(|| SettingsError::NotFound(PLACES.join(", ")))?,
     };
     let text = std::fs::read_to_string(&path).map_err(|source| SettingsError::Read { path: path.clone(), source })?;
-    parse(&text, &std::env::vars().collect()).map_err(|message| SettingsError::Invalid { path, message })
+    let mut settings = parse(&text, &std::env::vars().collect())
+        .map_err(|message| SettingsError::Invalid { path: path.clone(), message })?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    for masking in settings.projects.iter_mut().filter_map(|project| project.masking.as_mut()) {
+        *masking = folder.join(&*masking);
+    }
+    Ok(settings)
 }
 
 /// Parses `text` with the variables of `environment` over it.
@@ -117,6 +123,13 @@ fn validate(settings: &mut Settings, environment: &BTreeMap<String, String>) -> 
         }
         if project.idle_timeout.is_zero() {
             return Err(format!("project {}: idle_timeout must be longer than nothing", project.name));
+        }
+        let is_key = |key: &String| key.len() == 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if let Some(bad) = project.trusted_signers.iter().find(|key| !is_key(key)) {
+            return Err(format!(
+                "project {}: {bad:?} in trusted_signers is no key of 64 hexadecimal digits",
+                project.name
+            ));
         }
         if project.max_delta_bytes.is_some_and(|most| most.as_u64() == 0) {
             return Err(format!(

@@ -151,6 +151,15 @@ pub struct ProjectSettings {
     /// Bytes of pages of its own from which on a branch may not grow; without it, as far as the disk reaches.
     #[serde(default)]
     pub max_delta_bytes: Option<ByteSize>,
+    /// Rules by which a base is masked. With them, branches are made of nothing but a base that was masked by them.
+    #[serde(default)]
+    pub masking: Option<PathBuf>,
+    /// Ed25519 public keys, in hexadecimal, of other installations whose masked bases count.
+    #[serde(default)]
+    pub trusted_signers: Vec<String>,
+    /// Make branches although the base is not masked by those rules; each is noted in the log.
+    #[serde(default)]
+    pub allow_raw: bool,
     /// Postgres settings of every branch, over those of the base.
     #[serde(default)]
     pub parameters: BTreeMap<String, String>,

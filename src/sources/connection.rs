@@ -30,32 +30,32 @@ const READ_BUFFER: usize = 256 * 1024;
 const MESSAGE_MAX: i32 = 16 * 1024 * 1024;
 
 /// One row of a simple query's result.
-pub(super) type Row = Vec<Option<String>>;
+pub(crate) type Row = Vec<Option<String>>;
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Purpose {
+pub(crate) enum Purpose<'a> {
     /// Physical replication: `replication=true`.
     Replication,
-    /// Ordinary queries in the database `postgres`.
-    Queries,
+    /// Ordinary queries in this database.
+    Queries(&'a str),
 }
 
 /// An authenticated session that waits for a command.
-pub(super) struct Connection {
-    stream: Box<dyn Stream>,
-    received: BytesMut,
+pub(crate) struct Connection {
+    pub(super) stream: Box<dyn Stream>,
+    pub(super) received: BytesMut,
     /// For errors.
     pub target: String,
     pub user: String,
 }
 
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + Sync> Stream for T {}
 
 impl Connection {
     /// Connects to the first address that can be reached.
-    pub(super) async fn open(server: &Server, purpose: Purpose) -> Result<Connection, ImportError> {
+    pub(crate) async fn open(server: &Server, purpose: Purpose<'_>) -> Result<Connection, ImportError> {
         let mut failure = None;
         for endpoint in server.endpoints() {
             let limit = server.config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
@@ -68,7 +68,7 @@ impl Connection {
         Err(failure.expect("a server has at least one address"))
     }
 
-    async fn open_at(server: &Server, endpoint: &Endpoint, purpose: Purpose) -> Result<Connection, ImportError> {
+    async fn open_at(server: &Server, endpoint: &Endpoint, purpose: Purpose<'_>) -> Result<Connection, ImportError> {
         let target = endpoint.to_string();
         let unreachable = |source| ImportError::Unreachable { target: target.clone(), source };
         let stream: Box<dyn Stream> = match &endpoint.host {
@@ -122,7 +122,7 @@ impl Connection {
         }
     }
 
-    async fn read(&mut self) -> Result<(), ImportError> {
+    pub(super) async fn read(&mut self) -> Result<(), ImportError> {
         self.received.reserve(READ_BUFFER);
         match timeout(STALL_TIMEOUT, self.stream.read_buf(&mut self.received)).await {
             Err(_) => Err(ImportError::Stalled { target: self.target.clone(), limit: STALL_TIMEOUT }),
@@ -185,7 +185,7 @@ impl Connection {
         self.protocol(format!("an unexpected message instead of {instead_of}"))
     }
 
-    fn disconnected(&self, source: io::Error) -> ImportError {
+    pub(super) fn disconnected(&self, source: io::Error) -> ImportError {
         ImportError::Disconnected { target: self.target.clone(), source }
     }
 }

@@ -119,6 +119,46 @@ impl Server {
         given.or_else(|| std::env::var("PGUSER").ok()).or_else(system).unwrap_or_else(|| "postgres".to_owned())
     }
 
+    /// A server behind the socket in `folder`, where every role is trusted.
+    pub(crate) fn on_socket(folder: &Path, user: &str) -> Server {
+        let mut config = Config::new();
+        config.host_path(folder).port(5432).user(user);
+        Server { config, tls: TlsMode::Disable }
+    }
+
+    /// What a client program of PostgreSQL needs in its environment to connect as we do (Postgres manual, "Environment Variables" of
+    /// libpq): not on its command line, which everyone can read.
+    pub(crate) fn environment(&self, database: &str) -> Vec<(&'static str, String)> {
+        let endpoints = self.endpoints();
+        let join = |each: &dyn Fn(&Endpoint) -> String| endpoints.iter().map(each).collect::<Vec<_>>().join(",");
+        let host = |endpoint: &Endpoint| match &endpoint.host {
+            Host::Tcp(host) => host.clone(),
+            Host::Unix(folder) => folder.display().to_string(),
+        };
+        let mut variables = vec![
+            ("PGHOST", join(&host)),
+            ("PGPORT", join(&|endpoint| endpoint.port.to_string())),
+            ("PGUSER", self.user()),
+            ("PGDATABASE", database.to_owned()),
+            ("PGAPPNAME", "offshoot".to_owned()),
+        ];
+        variables.extend(self.config.get_options().map(|options| ("PGOPTIONS", options.to_owned())));
+        if endpoints.iter().any(|endpoint| endpoint.address.is_some()) {
+            let address = |endpoint: &Endpoint| endpoint.address.map(|address| address.to_string()).unwrap_or_default();
+            variables.push(("PGHOSTADDR", join(&address)));
+        }
+        if let Some(limit) = self.config.get_connect_timeout() {
+            variables.push(("PGCONNECT_TIMEOUT", limit.as_secs().to_string()));
+        }
+        let password =
+            endpoints.first().and_then(|endpoint| super::passfile::password(self, endpoint, &self.user(), database));
+        if let Some(password) = password {
+            variables.push(("PGPASSWORD", String::from_utf8_lossy(&password).into_owned()));
+        }
+        variables.extend(self.tls.environment());
+        variables
+    }
+
     /// Its addresses in the order to try them.
     pub(super) fn endpoints(&self) -> Vec<Endpoint> {
         let ports = self.config.get_ports();

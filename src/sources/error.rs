@@ -120,13 +120,15 @@ pub enum ImportError {
     Busy { path: PathBuf },
     #[error("the copy could not be brought to consistency: {0}")]
     Start(#[from] LifecycleError),
+    #[error(transparent)]
+    Prepare(Box<dyn std::error::Error + Send + Sync>),
     #[error("cannot write to {}: {source}; check server.data_dir and who may write there", path.display())]
     Scratch { path: PathBuf, source: io::Error },
 }
 
 /// What a server's ErrorResponse says (Postgres manual, "Error and Notice Message Fields").
 #[derive(Clone, Debug, Default)]
-pub(super) struct ServerMessage {
+pub(crate) struct ServerMessage {
     pub sqlstate: String,
     pub message: String,
 }

@@ -16,6 +16,7 @@ use crate::settings::ComputeSettings;
 use crate::store::Store;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What to import, and where to.
 pub struct Import {
@@ -28,7 +29,7 @@ pub struct Import {
     pub scratch: PathBuf,
     pub settings: ComputeSettings,
     pub ambient: Ambient,
-    pub progress: Progress,
+    pub progress: Arc<Progress>,
 }
 
 /// A copy of the source's files in the store: all that sealing needs to know.
@@ -72,7 +73,7 @@ pub(super) async fn copy<S: Sink>(
     settings: &ComputeSettings,
     ambient: &Ambient,
     open_sink: impl FnOnce() -> Result<S, WriteError> + Send + 'static,
-    progress: Progress,
+    progress: Arc<Progress>,
 ) -> Result<(S, BackupFacts), ImportError> {
     match source {
         Source::Server(server) => copy_server(source, server, settings, ambient, open_sink, progress).await,
@@ -86,7 +87,7 @@ async fn copy_server<S: Sink>(
     settings: &ComputeSettings,
     ambient: &Ambient,
     open_sink: impl FnOnce() -> Result<S, WriteError> + Send + 'static,
-    progress: Progress,
+    progress: Arc<Progress>,
 ) -> Result<(S, BackupFacts), ImportError> {
     let (connection, inquiry) = inquire(server).await?;
     let installation = installation(settings, inquiry.major).await?;
@@ -108,7 +109,7 @@ async fn copy_directory<S: Sink>(
     path: &Path,
     settings: &ComputeSettings,
     open_sink: impl FnOnce() -> Result<S, WriteError> + Send + 'static,
-    progress: Progress,
+    progress: Arc<Progress>,
 ) -> Result<(S, BackupFacts), ImportError> {
     let path = path.to_owned();
     let opened = tokio::task::spawn_blocking(move || StoppedDirectory::open(&path));

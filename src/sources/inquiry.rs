@@ -102,6 +102,20 @@ pub(super) async fn inquire(server: &Server) -> Result<(Connection, Inquiry), Im
     Ok((connection, inquiry))
 }
 
+/// A source that is copied by queries: its major version, and all settings that change what a statement means, since no file comes along.
+pub(crate) async fn inquire_settings(server: &Server) -> Result<(u32, BTreeMap<String, String>), ImportError> {
+    let mut connection = Connection::open(server, Purpose::Queries("postgres")).await?;
+    let names: Vec<&str> = ["server_version_num", "server_version"].into_iter().chain(CARRIED).collect();
+    let mut known = show(&mut connection, &names).await?;
+    let mut asked = |name: &str| known.remove(name).unwrap_or_default();
+    let (number, version) = (asked("server_version_num"), asked("server_version"));
+    let major = number.parse::<u32>().map_err(|_| connection.protocol("its server_version_num is no number"))? / 10_000;
+    match MAJORS.contains(&major) {
+        true => Ok((major, known)),
+        false => Err(ImportError::UnsupportedVersion { version }),
+    }
+}
+
 /// The values of settings, without those that the server does not know or tell.
 async fn show(connection: &mut Connection, names: &[&str]) -> Result<BTreeMap<String, String>, ImportError> {
     let commands: Vec<String> = names.iter().map(|name| format!("SHOW {name}")).collect();
@@ -153,7 +167,7 @@ fn judge(connection: &Connection, known: &BTreeMap<String, String>) -> Result<In
 /// Asks over an ordinary connection, if that can be had, whether it is `wal_level` that is too low.
 async fn explain_no_sender(server: &Server, error: ImportError) -> ImportError {
     let level = async {
-        let mut connection = Connection::open(server, Purpose::Queries).await.ok()?;
+        let mut connection = Connection::open(server, Purpose::Queries("postgres")).await.ok()?;
         let known = show(&mut connection, &["wal_level"]).await.ok()?;
         Some((connection.target, known.get("wal_level")?.clone()))
     };

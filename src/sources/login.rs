@@ -15,12 +15,12 @@ pub(super) async fn log_in(
     connection: &mut Connection,
     server: &Server,
     endpoint: &Endpoint,
-    purpose: Purpose,
+    purpose: Purpose<'_>,
 ) -> Result<(), ImportError> {
     let user = connection.user.clone();
     let (kind, database) = match purpose {
         Purpose::Replication => (("replication", "true"), "replication"),
-        Purpose::Queries => (("database", "postgres"), "postgres"),
+        Purpose::Queries(database) => (("database", database), database),
     };
     let mut parameters = vec![("user", user.as_str()), kind, ("application_name", "offshoot")];
     parameters.extend(server.config.get_options().map(|options| ("options", options)));

@@ -10,27 +10,60 @@ use crate::branch::awake::{Ground, blocking};
 use crate::branch::place;
 use crate::compute::{self, Identity};
 use crate::filesystem;
-use crate::model::{Ambient, BaseId, BaseManifest, ProjectName, SealedBase};
+use crate::model::{Ambient, BaseId, BaseManifest, MaskingSeal, ProjectName, SealedBase};
 use crate::settings::Settings;
 use crate::store::{Catalog, keys};
+use async_trait::async_trait;
 use nix::fcntl::{Flock, FlockArg};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Where the files of a base come from.
+pub enum Origin {
+    /// They are there already.
+    Files(Source),
+    /// They are made first.
+    Made(Box<dyn Prepare>),
+}
+
+/// Makes a data directory out of something that is none.
+#[async_trait]
+pub trait Prepare: Send {
+    /// Works in `scratch`, a folder of the import's own, which the compute's user can pass through.
+    async fn prepare(self: Box<Self>, scratch: &Path, progress: &Arc<Progress>) -> Result<Prepared, ImportError>;
+}
+
+/// A stopped data directory, and what its files do not say.
+pub struct Prepared {
+    pub data_dir: PathBuf,
+    /// Where the data came from, without credentials.
+    pub source: String,
+    /// Settings of the source that its files do not have.
+    pub source_settings: BTreeMap<String, String>,
+    pub attest: Option<Box<dyn Attest>>,
+}
+
+/// Vouches for what a base holds, once its files are in the store.
+pub trait Attest: Send {
+    /// The statement that goes into `manifest`, and the report it names.
+    fn attest(self: Box<Self>, manifest: &BaseManifest) -> (MaskingSeal, Vec<u8>);
+}
 
 /// What to make a base of.
 pub struct MakeBase {
     pub settings: Settings,
     pub project: ProjectName,
-    pub source: Source,
+    pub origin: Origin,
     pub catalog: Catalog,
     pub ambient: Ambient,
-    pub progress: Progress,
+    pub progress: Arc<Progress>,
 }
 
 /// Imports and seals. Works with or without a running server on the same data directory.
 pub async fn make_base(request: MakeBase) -> Result<(SealedBase, BaseManifest), ImportError> {
-    let MakeBase { settings, project, source, catalog, ambient, progress } = request;
+    let MakeBase { settings, project, origin, catalog, ambient, progress } = request;
     let identity = Identity::resolve(&settings.compute)?;
     let wanted = settings.server.data_dir.clone();
     let folder = blocking(move || place::prepare(&wanted, identity)).await?.join("import");
@@ -41,7 +74,7 @@ pub async fn make_base(request: MakeBase) -> Result<(SealedBase, BaseManifest), 
     let lock = make_scratch(&scratch)?;
     let note = scratch.join("project");
     std::fs::write(&note, project.as_str()).map_err(|source| ImportError::Scratch { path: note, source })?;
-    let made = copy_and_seal(&settings, &project, source, &catalog, &ambient, progress, &base, &scratch).await;
+    let made = copy_and_seal(&settings, &project, origin, &catalog, &ambient, progress, &base, &scratch).await;
     if made.is_err() {
         // Why it failed matters more than what stays behind.
         let _ = remove_base(&catalog, &project, &base).await;
@@ -55,13 +88,20 @@ pub async fn make_base(request: MakeBase) -> Result<(SealedBase, BaseManifest), 
 async fn copy_and_seal(
     settings: &Settings,
     project: &ProjectName,
-    source: Source,
+    origin: Origin,
     catalog: &Catalog,
     ambient: &Ambient,
-    progress: Progress,
+    progress: Arc<Progress>,
     base: &BaseId,
     scratch: &Path,
 ) -> Result<(SealedBase, BaseManifest), ImportError> {
+    let (source, prepared) = match origin {
+        Origin::Files(source) => (source, None),
+        Origin::Made(prepare) => {
+            let prepared = prepare.prepare(scratch, &progress).await?;
+            (Source::DataDirectory(prepared.data_dir.clone()), Some(prepared))
+        }
+    };
     let backup = import(Import {
         source,
         store: catalog.store().clone(),
@@ -73,11 +113,19 @@ async fn copy_and_seal(
         progress,
     })
     .await?;
+    let (mut facts, mut attest) = (backup.facts, None);
+    if let Some(prepared) = prepared {
+        // They are in the store: a large database need not be here twice while it is sealed.
+        let folder = prepared.data_dir;
+        std::fs::remove_dir_all(&folder).map_err(|source| ImportError::Scratch { path: folder, source })?;
+        (facts.source, facts.source_settings) = (prepared.source, prepared.source_settings);
+        attest = prepared.attest;
+    }
     let ground = Ground {
         settings: settings.compute.clone(),
-        installation: backup.facts.installation,
+        installation: facts.installation,
         identity: Identity::resolve(&settings.compute)?,
-        source_settings: backup.facts.source_settings,
+        source_settings: facts.source_settings,
         // Nothing but recovery may write to what is about to be sealed.
         parameters: BTreeMap::from([("autovacuum".to_owned(), "off".to_owned())]),
     };
@@ -85,8 +133,9 @@ async fn copy_and_seal(
         catalog,
         staged: backup.staged,
         ground,
-        source: backup.facts.source,
+        source: facts.source,
         created_at_ms: ambient.clock.now(),
+        attest,
     };
     Ok(seal(sealing, scratch).await?)
 }

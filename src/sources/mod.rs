@@ -17,14 +17,17 @@ mod login;
 mod make_base;
 mod passfile;
 mod progress;
+mod queries;
 mod seal;
 mod sink;
 #[cfg(test)]
 mod tests;
 mod tls;
 
+pub(crate) use connection::{Connection, Purpose, Row};
 pub use conninfo::{Server, Source};
 pub use error::ImportError;
 pub use import::{Backup, BackupFacts, Import, import};
-pub use make_base::{MakeBase, make_base};
+pub(crate) use inquiry::inquire_settings;
+pub use make_base::{Attest, MakeBase, Origin, Prepare, Prepared, make_base};
 pub use progress::Progress;

@@ -1,6 +1,6 @@
 //! How far an import is: a bar with bytes, rate and time left on a terminal, plain lines elsewhere.
 
-use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ const LINE_INTERVAL: Duration = Duration::from_secs(5);
 /// Between two redraws of the bar, so that its time goes on while the source is silent.
 const TICK: Duration = Duration::from_millis(200);
 const BAR: &str = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
+const ROWS_BAR: &str = "{msg} {wide_bar} {human_pos}/{human_len} rows {per_sec} {eta} left";
 
 /// Shows how many bytes have come. Shared by the threads of an import.
 pub struct Progress(View);
@@ -20,10 +21,28 @@ enum View {
     Nothing,
 }
 
+/// What is counted.
+#[derive(Clone, Copy, PartialEq)]
+enum Unit {
+    Bytes,
+    Rows,
+}
+
+impl Unit {
+    fn show(self, amount: u64) -> String {
+        match self {
+            Unit::Bytes => HumanBytes(amount).to_string(),
+            Unit::Rows => format!("{} rows", HumanCount(amount)),
+        }
+    }
+}
+
 struct Lines {
     out: Box<dyn Write + Send>,
     subject: String,
+    unit: Unit,
     total: u64,
+    /// In that unit.
     bytes: u64,
     began: Instant,
     printed: Instant,
@@ -50,6 +69,7 @@ impl Progress {
         Progress(View::Lines(Mutex::new(Lines {
             out,
             subject: String::new(),
+            unit: Unit::Bytes,
             total: 0,
             bytes: 0,
             began: now,
@@ -71,9 +91,21 @@ impl Progress {
 
     /// Bytes begin to come, about `total` of them.
     pub fn begin(&self, subject: &str, total: u64) {
+        self.begin_counting(subject, total, Unit::Bytes);
+    }
+
+    /// Rows begin to come, about `total` of them.
+    pub fn begin_rows(&self, subject: &str, total: u64) {
+        self.begin_counting(subject, total, Unit::Rows);
+    }
+
+    fn begin_counting(&self, subject: &str, total: u64, unit: Unit) {
         match &self.0 {
             View::Bar(bar) => {
+                let template = if unit == Unit::Bytes { BAR } else { ROWS_BAR };
+                bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
                 bar.set_message(subject.to_owned());
+                bar.set_position(0);
                 bar.set_length(total);
                 bar.reset_eta();
                 bar.enable_steady_tick(TICK);
@@ -81,10 +113,10 @@ impl Progress {
             View::Lines(lines) => {
                 let mut lines = lock(lines);
                 lines.subject = subject.to_owned();
-                lines.total = total;
+                (lines.unit, lines.total, lines.bytes) = (unit, total, 0);
                 lines.began = Instant::now();
                 lines.printed = lines.began;
-                let line = format!("{subject}: about {}", HumanBytes(total));
+                let line = format!("{subject}: about {}", unit.show(total));
                 lines.print(&line);
             }
             View::Nothing => {}
@@ -120,7 +152,8 @@ impl Progress {
             View::Lines(lines) => {
                 let mut lines = lock(lines);
                 let elapsed = lines.began.elapsed();
-                let line = format!("{}: {} in {:.1} s", lines.subject, HumanBytes(lines.bytes), elapsed.as_secs_f64());
+                let line =
+                    format!("{}: {} in {:.1} s", lines.subject, lines.unit.show(lines.bytes), elapsed.as_secs_f64());
                 lines.print(&line);
             }
             View::Nothing => {}
@@ -149,9 +182,9 @@ impl Lines {
         format!(
             "{}: {} of {} ({percent} %), {}/s, {} left",
             self.subject,
-            HumanBytes(self.bytes),
-            HumanBytes(self.total),
-            HumanBytes(rate as u64),
+            self.unit.show(self.bytes),
+            self.unit.show(self.total),
+            self.unit.show(rate as u64),
             humantime::format_duration(Duration::from_secs(left as u64)),
         )
     }
@@ -202,6 +235,7 @@ mod tests {
         let lines = Lines {
             out: Box::new(std::io::sink()),
             subject: "copying".to_owned(),
+            unit: Unit::Bytes,
             total: 40 << 20,
             bytes: 10 << 20,
             began,

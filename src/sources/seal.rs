@@ -4,6 +4,7 @@
 //! The start runs on a mount of the staged base, so nothing of the database is copied to local disk but the pages that recovery
 //! changes. Here `pg_wal` is the mount's own: recovery reads the WAL that came with the backup. Of WAL, the base keeps what the next start reads.
 
+use super::make_base::Attest;
 use crate::branch::awake::{Ground, Mounted, blocking};
 use crate::branch::place::Place;
 use crate::branch::{LifecycleError, boot, wal};
@@ -27,11 +28,12 @@ pub(super) struct Sealing<'a> {
     /// Where the data came from, without credentials.
     pub source: String,
     pub created_at_ms: u64,
+    pub attest: Option<Box<dyn Attest>>,
 }
 
 /// Brings the staged base to consistency and seals it. `scratch` is a folder of the import's own, which the compute's user can reach.
 pub(super) async fn seal(sealing: Sealing<'_>, scratch: &Path) -> Result<(SealedBase, BaseManifest), LifecycleError> {
-    let Sealing { catalog, staged, ground, source, created_at_ms } = sealing;
+    let Sealing { catalog, staged, ground, source, created_at_ms, attest } = sealing;
     let place = Place::at(scratch.join("start"));
     let (laid_out, identity) = (place.clone(), ground.identity);
     blocking(move || laid_out.make(identity)).await?;
@@ -61,7 +63,7 @@ pub(super) async fn seal(sealing: Sealing<'_>, scratch: &Path) -> Result<(Sealed
     .map_err(|e| LifecycleError::Other(e.to_string()))?
     .map_err(|e| LifecycleError::Other(e.to_string()))?;
     let SealedParts { packs, index_bytes, last_file_id, files, logical_bytes } = parts;
-    let manifest = BaseManifest {
+    let mut manifest = BaseManifest {
         format: BaseManifest::FORMAT,
         project: staged.project.clone(),
         id: staged.id.clone(),
@@ -75,7 +77,13 @@ pub(super) async fn seal(sealing: Sealing<'_>, scratch: &Path) -> Result<(Sealed
         last_file_id,
         files,
         logical_bytes,
+        masking: None,
     };
+    if let Some(attest) = attest {
+        let (masking, report) = attest.attest(&manifest);
+        catalog.store().create(&keys::base_report(&staged.project, &staged.id), report).await?;
+        manifest.masking = Some(masking);
+    }
     let rehearsal = Place::at(scratch.join("rehearsal"));
     boot::rehearse(catalog, cache, &manifest, &ground, &rehearsal).await?;
     catalog.store().delete(&keys::base_staged_index(&staged.project, &staged.id)).await?;

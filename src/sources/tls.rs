@@ -39,6 +39,18 @@ pub(super) enum RootCertificates {
     File(PathBuf),
 }
 
+impl RootCertificates {
+    fn path(&self) -> &Path {
+        match self {
+            RootCertificates::File(path) => path,
+            RootCertificates::System => {
+                let found = SYSTEM_BUNDLES.iter().map(Path::new).find(|bundle| bundle.exists());
+                found.unwrap_or(Path::new(SYSTEM_BUNDLES[0]))
+            }
+        }
+    }
+}
+
 impl TlsMode {
     /// Whether a server that offers no TLS will do.
     pub(super) fn may_do_without(&self) -> bool {
@@ -48,6 +60,23 @@ impl TlsMode {
     /// Whether to ask for TLS at all.
     pub(super) fn is_wanted(&self) -> bool {
         *self != TlsMode::Disable
+    }
+
+    /// The same for a program that uses libpq.
+    pub(super) fn environment(&self) -> Vec<(&'static str, String)> {
+        let (mode, roots) = match self {
+            TlsMode::Disable => ("disable", None),
+            TlsMode::Prefer => ("prefer", None),
+            TlsMode::Require => ("require", None),
+            TlsMode::VerifyCa(roots) => ("verify-ca", Some(roots)),
+            TlsMode::VerifyFull(roots) => ("verify-full", Some(roots)),
+        };
+        let mut variables = vec![("PGSSLMODE", mode.to_owned())];
+        if let Some(roots) = roots {
+            // Before PostgreSQL 16, libpq does not know the system's bundle by that name.
+            variables.push(("PGSSLROOTCERT", roots.path().display().to_string()));
+        }
+        variables
     }
 
     pub(super) fn client_config(&self) -> Result<Arc<ClientConfig>, ImportError> {
@@ -71,13 +100,7 @@ fn verifier(
     roots: &RootCertificates,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<WebPkiServerVerifier>, ImportError> {
-    let path = match roots {
-        RootCertificates::File(path) => path.as_path(),
-        RootCertificates::System => {
-            let found = SYSTEM_BUNDLES.iter().map(Path::new).find(|bundle| bundle.exists());
-            found.unwrap_or(Path::new(SYSTEM_BUNDLES[0]))
-        }
-    };
+    let path = roots.path();
     let unusable = |reason: String| ImportError::RootCertificates { path: path.to_owned(), reason };
     let mut store = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unusable(error.to_string()))? {

@@ -119,6 +119,7 @@ mod tests {
             files: 800,
             logical_bytes: 1 << 20,
             stored_bytes: 5300,
+            masking: None,
         };
         let of_branch = branch_manifest();
         let samples = [

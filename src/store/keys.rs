@@ -78,6 +78,11 @@ pub fn base_boot(project: &ProjectName, id: &BaseId) -> String {
     format!("{}/boot", base(project, id))
 }
 
+/// What was done to make a masked base, and how it was checked.
+pub fn base_report(project: &ProjectName, id: &BaseId) -> String {
+    format!("{}/report", base(project, id))
+}
+
 /// What the keys of all layers of one upload have in common and no others': their nonce.
 pub fn upload_of(layer: &str) -> &str {
     layer.rsplit('-').next().unwrap_or(layer)

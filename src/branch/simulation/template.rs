@@ -103,5 +103,6 @@ fn base_manifest(staged: &StagedBase) -> BaseManifest {
         files: FILES.len() as u64,
         logical_bytes: 0,
         stored_bytes: 0,
+        masking: None,
     }
 }

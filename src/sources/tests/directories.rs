@@ -90,7 +90,7 @@ async fn a_version_that_this_node_lacks_is_named_before_anything_is_copied() {
     std::fs::write(fixture.data_dir().join("PG_VERSION"), format!("{absent}\n")).unwrap();
     let source: Source = as_source(&fixture.data_dir()).parse().unwrap();
     let open = || -> Result<MemorySink, _> { panic!("the copy has begun") };
-    let copied = copy(&source, &fixture.settings, &Ambient::system(), open, Progress::hidden()).await;
+    let copied = copy(&source, &fixture.settings, &Ambient::system(), open, Progress::hidden().into()).await;
     let Err(error) = copied else { panic!("there is no PostgreSQL {absent}") };
     assert!(matches!(error, ImportError::Compute(ComputeError::NoInstallation { .. })), "{error}");
     assert!(

@@ -22,7 +22,7 @@ use tokio_postgres::{Client, NoTls};
 
 /// Copies from `source` into `sink`.
 async fn copy_into<S: Sink>(source: &str, sink: S) -> Result<(S, BackupFacts), ImportError> {
-    copy(&source.parse()?, &fixture::settings(), &Ambient::system(), move || Ok(sink), Progress::hidden()).await
+    copy(&source.parse()?, &fixture::settings(), &Ambient::system(), move || Ok(sink), Progress::hidden().into()).await
 }
 
 /// The error of an import that cannot work.

@@ -43,6 +43,7 @@ pub(super) fn base_manifest(id: &BaseId, packs: u32) -> BaseManifest {
         files: 0,
         logical_bytes: 0,
         stored_bytes: 0,
+        masking: None,
     }
 }
 

@@ -1,0 +1,131 @@
+//! A masked base, or without rules a logical copy, as one of the ways in which `sources::make_base` gets its files.
+
+use super::masks::MaskingKey;
+use super::pipeline::{self, Copied, Copy};
+use super::report::Report;
+use super::rules::{KeySource, Rules};
+use super::signing::{InstallationKey, hexadecimal};
+use super::{MaskingError, scanning};
+use crate::model::{BaseManifest, MaskingSeal, MaskingStatement};
+use crate::settings::ComputeSettings;
+use crate::sources::{Attest, ImportError, Prepare, Prepared, Progress, Server, Source, inquire_settings};
+use async_trait::async_trait;
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What to copy, and by which rules.
+pub struct CopyImport {
+    pub server: Server,
+    /// None: everything as it is.
+    pub rules: Option<Rules>,
+    pub settings: ComputeSettings,
+    /// Where the installation's key is.
+    pub data_dir: PathBuf,
+    /// Tables that are copied at once.
+    pub streams: usize,
+}
+
+#[async_trait]
+impl Prepare for CopyImport {
+    async fn prepare(self: Box<Self>, scratch: &Path, progress: &Arc<Progress>) -> Result<Prepared, ImportError> {
+        Ok(self.run(scratch, progress).await?)
+    }
+}
+
+impl CopyImport {
+    async fn run(self, scratch: &Path, progress: &Arc<Progress>) -> Result<Prepared, MaskingError> {
+        // What cannot be masked in the end is not begun.
+        let key = self.rules.as_ref().map(read_key).transpose()?;
+        let signer = self.rules.as_ref().map(|_| InstallationKey::load_or_create(&self.data_dir)).transpose()?;
+        let (major, source_settings) = inquire_settings(&self.server).await?;
+        let folder = scratch.join("fresh");
+        let make = || -> std::io::Result<()> {
+            std::fs::create_dir(&folder)?;
+            std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o711))
+        };
+        make().map_err(MaskingError::io(format!("cannot make {}", folder.display())))?;
+        let copied = pipeline::copy(Copy {
+            source: self.server.clone(),
+            source_settings: source_settings.clone(),
+            major,
+            rules: self.rules.clone().unwrap_or_else(Rules::keep_everything),
+            key: key.clone(),
+            settings: self.settings,
+            folder,
+            streams: self.streams,
+            progress: progress.clone(),
+        })
+        .await?;
+        let source = Source::Server(Box::new(self.server)).to_string();
+        let data_dir = copied.data_dir.clone();
+        let attest = match (self.rules, key, signer) {
+            (Some(rules), Some(key), Some(signer)) => {
+                let scan = scanning::scan(&copied, progress).await?;
+                Some(Box::new(Attestation::new(&rules, &key, signer, copied, scan)) as Box<dyn Attest>)
+            }
+            _ => None,
+        };
+        Ok(Prepared { data_dir, source, source_settings, attest })
+    }
+}
+
+/// The masking key, from where the rules say that it is.
+pub(super) fn read_key(rules: &Rules) -> Result<MaskingKey, MaskingError> {
+    let bytes = match &rules.key {
+        KeySource::Environment(variable) => {
+            let value = std::env::var(variable).ok().filter(|value| !value.is_empty());
+            value.ok_or_else(|| MaskingError::NoKey { variable: variable.clone() })?.into_bytes()
+        }
+        KeySource::File(path) => {
+            let read = std::fs::read(path).map_err(|source| MaskingError::ReadKey { path: path.clone(), source })?;
+            // A file's last line ends, whoever wrote it.
+            read.strip_suffix(b"\n").map(<[u8]>::to_vec).unwrap_or(read)
+        }
+    };
+    Ok(MaskingKey::new(&bytes)?)
+}
+
+/// What is known of a masked base before its files are in the store.
+struct Attestation {
+    signer: InstallationKey,
+    statement: MaskingStatement,
+    report: Report,
+}
+
+impl Attestation {
+    fn new(rules: &Rules, key: &MaskingKey, signer: InstallationKey, copied: Copied, scan: scanning::Scanned) -> Self {
+        let report = Report::new(rules, key, &signer.public(), &copied, scan);
+        let statement = MaskingStatement {
+            format: MaskingStatement::FORMAT,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            catalog_sha256: report.catalog_sha256.clone(),
+            rules_sha256: report.rules_sha256.clone(),
+            key_id: report.key_id.clone(),
+            tables: report.tables(),
+            rows: report.rows(),
+            scan: report.scan.clone(),
+            report_sha256: String::new(),
+        };
+        Attestation { signer, statement, report }
+    }
+}
+
+impl Attest for Attestation {
+    fn attest(self: Box<Self>, manifest: &BaseManifest) -> (MaskingSeal, Vec<u8>) {
+        let Attestation { signer, mut statement, mut report } = *self;
+        report.base = manifest.id.to_string();
+        let text = serde_json::to_vec_pretty(&report).expect("plain data is JSON");
+        statement.report_sha256 = hexadecimal(&Sha256::digest(&text));
+        (signer.seal(manifest, statement), text)
+    }
+}
+
+impl From<MaskingError> for ImportError {
+    fn from(error: MaskingError) -> ImportError {
+        match error {
+            MaskingError::Source(error) => error,
+            other => ImportError::Prepare(Box::new(other)),
+        }
+    }
+}

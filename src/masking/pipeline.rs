@@ -1,0 +1,185 @@
+//! From a live server to a stopped, masked cluster on local disk.
+//!
+//! ```text
+//!  one session a database: a snapshot, exported ── catalog ── plan ── (all plans without a problem) ──┐
+//!  fresh cluster ── roles ── each database: schema before rows ◄──────────────────────────────────────┘
+//!     ── rows, so many tables at once ── sequences, large objects, expressions ── keys and indexes ── materialized views
+//!     ── freeze, analyze ── settings ── clean stop
+//! ```
+//!
+//! The sessions that export the snapshots stay open until the last row is read. They read, and nothing else.
+
+mod fresh;
+mod globals;
+mod load;
+mod objects;
+mod rows;
+mod schema;
+
+pub(super) use fresh::set_for_copy;
+
+use super::MaskingError;
+use super::catalog::{DatabaseCatalog, field};
+use super::masks::MaskingKey;
+use super::plan::{DatabasePlan, Problem};
+use super::rules::{LargeObjects, Rules};
+use super::value::Keys;
+use crate::compute::{Installation, installation};
+use crate::settings::ComputeSettings;
+use crate::sources::{Connection, ImportError, Progress, Purpose, Server};
+use fresh::{Fresh, Shape};
+use globals::Globals;
+use schema::{Omissions, Schema, Section};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What to copy, how, and where to.
+pub(super) struct Copy {
+    pub source: Server,
+    /// What of the source's settings comes along.
+    pub source_settings: BTreeMap<String, String>,
+    pub major: u32,
+    pub rules: Rules,
+    /// Without one nothing is masked.
+    pub key: Option<MaskingKey>,
+    pub settings: ComputeSettings,
+    /// A folder of its own, which the compute's user can pass through.
+    pub folder: PathBuf,
+    /// Tables that are copied at once, and indexes built.
+    pub streams: usize,
+    pub progress: Arc<Progress>,
+}
+
+/// A stopped cluster, and what was done.
+pub(super) struct Copied {
+    pub data_dir: PathBuf,
+    pub installation: Installation,
+    pub databases: Vec<CopiedDatabase>,
+    /// Settings with a dot in their names that no rule keeps, without values.
+    pub settings_left_out: Vec<String>,
+}
+
+pub(super) struct CopiedDatabase {
+    pub plan: Arc<DatabasePlan>,
+    /// By `schema.table`.
+    pub rows: BTreeMap<String, u64>,
+}
+
+/// A database of the source as one snapshot shows it.
+pub(super) struct Snapshot {
+    /// Its transaction keeps the snapshot.
+    pub session: Connection,
+    pub name: String,
+    pub plan: Arc<DatabasePlan>,
+}
+
+/// Opens a session on each of the source's databases, and plans what becomes of it. All problems of all databases.
+pub(super) async fn plan(
+    source: &Server,
+    databases: &[String],
+    rules: &Rules,
+    keys: &mut Keys,
+) -> Result<(Vec<Snapshot>, Vec<Problem>), MaskingError> {
+    let (mut snapshots, mut problems) = (Vec::new(), unknown_databases(rules, databases));
+    for database in databases {
+        let mut session = Connection::open(source, Purpose::Queries(database)).await?;
+        set_for_copy(&mut session).await?;
+        session.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        let exported = session.query("SELECT pg_export_snapshot()").await?;
+        let catalog = DatabaseCatalog::read(&mut session, database).await?;
+        let (plan, found) = DatabasePlan::new(catalog, rules, keys);
+        problems.extend(found);
+        snapshots.push(Snapshot { session, name: field(exported.first(), 0), plan: Arc::new(plan) });
+    }
+    Ok((snapshots, problems))
+}
+
+/// Databases of a server that people can connect to, `template1` included: what is made from it is made of that.
+pub(super) async fn databases(session: &mut Connection) -> Result<Vec<String>, MaskingError> {
+    let rows = session
+        .query("SELECT datname FROM pg_database WHERE datallowconn AND datconnlimit <> -2 AND datname <> 'template0' ORDER BY datname")
+        .await?;
+    Ok(rows.iter().map(|row| field(Some(row), 0)).collect())
+}
+
+fn unknown_databases(rules: &Rules, databases: &[String]) -> Vec<Problem> {
+    let unknown = rules.databases.keys().filter(|name| !databases.contains(name));
+    let problem = |name: &String| Problem {
+        database: name.clone(),
+        object: "database".to_owned(),
+        what: format!("there are rules for it, and no such database; there are: {}", databases.join(", ")),
+    };
+    unknown.map(problem).collect()
+}
+
+/// Copies everything. What it began is in `copy.folder`.
+pub(super) async fn copy(copy: Copy) -> Result<Copied, MaskingError> {
+    let installation = installation(&copy.settings, copy.major).await.map_err(ImportError::from)?;
+    copy.progress.wait_for("planning");
+    let mut session = Connection::open(&copy.source, Purpose::Queries("postgres")).await?;
+    let shape = Shape::read(&mut session).await?;
+    let globals = Globals::read(&mut session, &copy.rules).await?;
+    let names = databases(&mut session).await?;
+    drop(session);
+    // Without rules no mask is made, and no key is used.
+    let key = copy.key.clone().map_or_else(|| MaskingKey::new(&[0; 32]), Ok)?;
+    let mut keys = Keys::new(key);
+    let (snapshots, problems) = plan(&copy.source, &names, &copy.rules, &mut keys).await?;
+    if !problems.is_empty() {
+        return Err(MaskingError::Plan { problems });
+    }
+    let fresh = Fresh::make(&copy.folder, &copy.settings, installation.clone(), &shape, copy.source_settings.clone());
+    let mut fresh = fresh.await?;
+    fresh.start().await?;
+    let copied = fill(&copy, &fresh, &globals, snapshots, &mut keys).await?;
+    fresh.stop().await?;
+    let (databases, settings_left_out) = copied;
+    Ok(Copied { data_dir: fresh.data_dir(), installation, databases, settings_left_out })
+}
+
+async fn fill(
+    copy: &Copy,
+    fresh: &Fresh,
+    globals: &Globals,
+    snapshots: Vec<Snapshot>,
+    keys: &mut Keys,
+) -> Result<(Vec<CopiedDatabase>, Vec<String>), MaskingError> {
+    let is_masked = copy.key.is_some();
+    let omissions = Omissions { comments: copy.rules.comments, secrets: is_masked };
+    let mut template = fresh.connect("template1").await?;
+    globals.make_roles(&mut template, &copy.rules).await?;
+    template.query("DROP DATABASE postgres").await?;
+
+    let mut schemas = Vec::new();
+    for (number, snapshot) in snapshots.iter().enumerate() {
+        let catalog = &snapshot.plan.catalog;
+        copy.progress.wait_for(&format!("copying the schema of {}", catalog.name));
+        let archive = copy.folder.join(format!("schema-{number}"));
+        let schema = Schema::dump(fresh, &copy.source, &catalog.name, Some(&snapshot.name), archive, omissions).await?;
+        globals.make_database(&mut template, &catalog.name, copy.rules.comments).await?;
+        schema.restore_section(fresh, Section::Before, &catalog.servers).await?;
+        schemas.push(schema);
+    }
+    let (snapshots, rows) = load::load(copy, fresh, snapshots, keys).await?;
+    let mut databases = Vec::new();
+    for ((mut snapshot, rows), schema) in snapshots.into_iter().zip(rows).zip(&schemas) {
+        let plan = &snapshot.plan;
+        copy.progress.wait_for(&format!("building keys and indexes of {}", plan.catalog.name));
+        let mut connection = fresh.connect(&plan.catalog.name).await?;
+        if copy.rules.large_objects == LargeObjects::Keep && plan.catalog.large_objects > 0 {
+            objects::copy_large_objects(&mut snapshot.session, &mut connection, copy.rules.comments).await?;
+        }
+        objects::set_sequences(plan, &mut connection).await?;
+        objects::compute_expressions(plan, &mut connection).await?;
+        schema.restore_section(fresh, Section::After(copy.streams), &plan.catalog.servers).await?;
+        objects::refresh_views(plan, &mut connection).await?;
+        connection.query("VACUUM (FREEZE, ANALYZE)").await?;
+        databases.push(CopiedDatabase { plan: snapshot.plan, rows });
+    }
+    let keeps = |name: &str| !is_masked || !name.contains('.') || copy.rules.keep_settings.contains(name);
+    let left_out = globals.make_settings(&mut template, keeps).await?;
+    globals.make_flags(&mut template).await?;
+    template.query("CHECKPOINT").await?;
+    Ok((databases, left_out))
+}

@@ -1,0 +1,126 @@
+//! The rows of all databases: so many tables at a time, the largest first, each in one stream.
+
+use super::fresh::{Fresh, set_for_copy};
+use super::rows::TableCopy;
+use super::{Copy, Snapshot};
+use crate::masking::MaskingError;
+use crate::masking::catalog::literal;
+use crate::masking::plan::{Copying, DatabasePlan};
+use crate::masking::rules::Rows;
+use crate::masking::value::Keys;
+use crate::sources::{Connection, Purpose};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// One table to load.
+struct Load {
+    /// Number of its database.
+    database: usize,
+    /// Its place in the plan.
+    table: usize,
+    copying: Copying,
+    bytes: u64,
+}
+
+/// What the streams share.
+struct Work<'a> {
+    copy: &'a Copy,
+    fresh: &'a Fresh,
+    /// By database: plan and snapshot.
+    databases: Vec<(Arc<DatabasePlan>, String)>,
+    waiting: Mutex<VecDeque<Load>>,
+    loaded: Mutex<Vec<BTreeMap<String, u64>>>,
+}
+
+/// Sessions of one stream, on both sides of one database.
+struct Sessions {
+    database: usize,
+    source: Connection,
+    fresh: Connection,
+}
+
+/// Loads all rows that come along. By database, how many rows each table has.
+pub(super) async fn load(
+    copy: &Copy,
+    fresh: &Fresh,
+    snapshots: Vec<Snapshot>,
+    keys: &mut Keys,
+) -> Result<(Vec<Snapshot>, Vec<BTreeMap<String, u64>>), MaskingError> {
+    let mut loads: Vec<Load> = Vec::new();
+    for (database, snapshot) in snapshots.iter().enumerate() {
+        loads.extend(loads_of(database, &snapshot.plan, keys)?);
+    }
+    let total: f64 = loads.iter().map(|load| estimate(&snapshots, load)).sum();
+    // One database after the other, so that sessions are kept; in each the largest first, so that none is left alone at the end.
+    loads.sort_by_key(|load| (load.database, std::cmp::Reverse(load.bytes)));
+    copy.progress.begin_rows("copying rows", total as u64);
+    let work = Work {
+        copy,
+        fresh,
+        databases: snapshots.iter().map(|snapshot| (snapshot.plan.clone(), snapshot.name.clone())).collect(),
+        waiting: Mutex::new(loads.into()),
+        loaded: Mutex::new(vec![BTreeMap::new(); snapshots.len()]),
+    };
+    let streams = (0..copy.streams.max(1)).map(|_| work.stream());
+    futures::future::try_join_all(streams).await?;
+    copy.progress.finish();
+    let loaded = work.loaded.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok((snapshots, loaded))
+}
+
+fn estimate(snapshots: &[Snapshot], load: &Load) -> f64 {
+    let plan = &snapshots[load.database].plan;
+    plan.table(&plan.tables[load.table]).rows.max(0.0)
+}
+
+fn loads_of(database: usize, plan: &DatabasePlan, keys: &mut Keys) -> Result<Vec<Load>, MaskingError> {
+    let mut loads = Vec::new();
+    for (number, table_plan) in plan.tables.iter().enumerate() {
+        let table = plan.table(table_plan);
+        if table.is_partitioned || table_plan.rows == Rows::None {
+            continue;
+        }
+        let mut seed_error = None;
+        let seed =
+            |domain: &str| keys.seed(domain).inspect_err(|e| seed_error = Some(e.to_string())).unwrap_or_default();
+        let copying = Copying::of(plan, table_plan, |_| None, seed);
+        if let Some(reason) = seed_error {
+            return Err(MaskingError::Fresh { what: "cannot derive a seed".to_owned(), reason });
+        }
+        loads.push(Load { database, table: number, copying, bytes: table.bytes });
+    }
+    Ok(loads)
+}
+
+impl Work<'_> {
+    /// Takes one table after the other until none is left.
+    async fn stream(&self) -> Result<(), MaskingError> {
+        let mut sessions: Option<Sessions> = None;
+        loop {
+            let next = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let Some(load) = next else { return Ok(()) };
+            let sessions = match &mut sessions {
+                Some(open) if open.database == load.database => open,
+                other => other.insert(self.open(load.database).await?),
+            };
+            let (plan, _) = &self.databases[load.database];
+            let table_plan = &plan.tables[load.table];
+            let table = plan.table(table_plan);
+            let one = TableCopy { database: &plan.catalog.name, table, plan: table_plan, copying: &load.copying };
+            let rows =
+                one.run(&mut sessions.source, &mut sessions.fresh, |rows| self.copy.progress.advance(rows)).await?;
+            let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+            loaded[load.database].insert(table.full_name(), rows);
+        }
+    }
+
+    async fn open(&self, database: usize) -> Result<Sessions, MaskingError> {
+        let (plan, snapshot) = &self.databases[database];
+        let name = &plan.catalog.name;
+        let mut source = Connection::open(&self.copy.source, Purpose::Queries(name)).await?;
+        set_for_copy(&mut source).await?;
+        source.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        source.query(&format!("SET TRANSACTION SNAPSHOT {}", literal(snapshot))).await?;
+        Ok(Sessions { database, source, fresh: self.fresh.connect(name).await? })
+    }
+}

@@ -1,0 +1,141 @@
+//! What is in a database beside rows and schema: sequences' values, large objects, materialized views, columns that Postgres computes.
+
+use crate::masking::MaskingError;
+use crate::masking::catalog::{Sequence, field, literal, objects, quote, quoted};
+use crate::masking::masks::MaskSpec;
+use crate::masking::plan::{DatabasePlan, expressions};
+use crate::masking::rules::Kept;
+use crate::sources::Connection;
+use serde::Deserialize;
+
+/// Bytes of a large object that are read at once: whole pages of it (`LOBLKSIZE`, 2 KiB).
+const LARGE_OBJECT_PIECE: u64 = 1 << 20;
+
+/// Gives every sequence its value; one whose column is permuted goes on after the permutation's range, so that no new row meets an old one.
+pub(super) async fn set_sequences(plan: &DatabasePlan, fresh: &mut Connection) -> Result<(), MaskingError> {
+    for sequence in &plan.catalog.sequences {
+        let (value, is_called) = match permuted_to(plan, sequence) {
+            Some(maximum) => (sequence.state.last_value.max(maximum), true),
+            None => (sequence.state.last_value, sequence.state.is_called),
+        };
+        let name = literal(&quoted(&sequence.schema, &sequence.name));
+        fresh.query(&format!("SELECT setval({name}, {value}, {is_called})")).await?;
+    }
+    Ok(())
+}
+
+/// The end of the range that the sequence's column is permuted in.
+pub(in crate::masking) fn permuted_to(plan: &DatabasePlan, sequence: &Sequence) -> Option<i64> {
+    let (table, number) = sequence.owner?;
+    let table = plan.tables.iter().find(|candidate| candidate.oid == table)?;
+    let column = table.columns.iter().find(|column| column.column.number == number)?;
+    match column.spec()? {
+        MaskSpec::Int { max, .. } => Some(*max),
+        _ => None,
+    }
+}
+
+/// Computes the columns whose rule is an expression, table by table: a rewrite, so that no row is left in two versions.
+pub(super) async fn compute_expressions(plan: &DatabasePlan, fresh: &mut Connection) -> Result<(), MaskingError> {
+    for table_plan in &plan.tables {
+        let table = plan.table(table_plan);
+        let actions: Vec<String> = expressions(table_plan)
+            .into_iter()
+            .map(|(name, sql)| {
+                let written = table_plan.columns.iter().find(|column| quote(&column.column.name) == name);
+                let written = written.map_or("", |column| &column.column.written);
+                format!("ALTER COLUMN {name} TYPE {written} USING ({sql})")
+            })
+            .collect();
+        if actions.is_empty() || table.is_partition {
+            continue;
+        }
+        let statement = format!("ALTER TABLE {} {}", table.quoted(), actions.join(", "));
+        fresh.try_query(&statement).await?.map_err(|message| MaskingError::Refused {
+            database: plan.catalog.name.clone(),
+            table: table.full_name(),
+            sqlstate: message.sqlstate,
+            column: Some("an expression".to_owned()),
+        })?;
+    }
+    Ok(())
+}
+
+/// Fills the materialized views that were filled, each after those it reads from.
+pub(super) async fn refresh_views(plan: &DatabasePlan, fresh: &mut Connection) -> Result<(), MaskingError> {
+    for view in plan.catalog.materialized_views.iter().filter(|view| view.is_populated) {
+        let statement = format!("REFRESH MATERIALIZED VIEW {}", quoted(&view.schema, &view.name));
+        fresh.try_query(&statement).await?.map_err(|message| MaskingError::Refused {
+            database: plan.catalog.name.clone(),
+            table: format!("{}.{}", view.schema, view.name),
+            sqlstate: message.sqlstate,
+            column: None,
+        })?;
+    }
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct LargeObject {
+    oid: u32,
+    owner: String,
+    comment: Option<String>,
+    grants: Vec<Grant>,
+}
+
+#[derive(Deserialize)]
+struct Grant {
+    /// Empty for PUBLIC.
+    role: Option<String>,
+    privilege: String,
+    grantable: bool,
+}
+
+const LARGE_OBJECTS: &str = "
+    SELECT json_build_object('oid', m.oid::bigint, 'owner', pg_get_userbyid(m.lomowner),
+        'comment', obj_description(m.oid, 'pg_largeobject'),
+        'grants', (SELECT coalesce(json_agg(json_build_object('role', r.rolname, 'privilege', a.privilege_type,
+                'grantable', a.is_grantable)), '[]')
+            FROM aclexplode(m.lomacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee))
+    FROM pg_largeobject_metadata m ORDER BY m.oid";
+
+/// Copies all large objects as they are, with owners, grants and, where those are kept, comments.
+pub(super) async fn copy_large_objects(
+    source: &mut Connection,
+    fresh: &mut Connection,
+    comments: Kept,
+) -> Result<u64, MaskingError> {
+    let all: Vec<LargeObject> = objects(source, LARGE_OBJECTS).await?;
+    fresh.query("BEGIN").await?;
+    for object in &all {
+        let oid = object.oid;
+        fresh.query(&format!("SELECT lo_create({oid})")).await?;
+        copy_content(source, fresh, oid).await?;
+        fresh.query(&format!("ALTER LARGE OBJECT {oid} OWNER TO {}", quote(&object.owner))).await?;
+        for grant in &object.grants {
+            let role = grant.role.as_deref().map_or("PUBLIC".to_owned(), quote);
+            let option = if grant.grantable { " WITH GRANT OPTION" } else { "" };
+            fresh.query(&format!("GRANT {} ON LARGE OBJECT {oid} TO {role}{option}", grant.privilege)).await?;
+        }
+        if let Some(comment) = object.comment.as_ref().filter(|_| comments == Kept::Keep) {
+            fresh.query(&format!("COMMENT ON LARGE OBJECT {oid} IS {}", literal(comment))).await?;
+        }
+    }
+    fresh.query("COMMIT").await?;
+    Ok(all.len() as u64)
+}
+
+async fn copy_content(source: &mut Connection, fresh: &mut Connection, oid: u32) -> Result<(), MaskingError> {
+    for piece in 0.. {
+        let from = piece * LARGE_OBJECT_PIECE;
+        let read = format!("SELECT encode(lo_get({oid}, {from}, {LARGE_OBJECT_PIECE}), 'hex')");
+        let content = field(source.query(&read).await?.first(), 0);
+        if !content.is_empty() {
+            fresh.query(&format!("SELECT lo_put({oid}, {from}, decode('{content}', 'hex'))")).await?;
+        }
+        if content.len() < 2 * LARGE_OBJECT_PIECE as usize {
+            break;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,235 @@
+//! A database's schema, from source to fresh cluster: by pg_dump and pg_restore of the source's own version, which know how.
+//!
+//! Databases themselves are the globals': what pg_restore makes of one with `--create` brings along all of its settings, whatever the list says.
+//! The dump's table of contents is what is decided over (`pg_restore --list`). What carries secrets is not restored and changed afterwards, for
+//! the catalogs would keep the old version: it is left out, and made anew without them.
+
+use super::fresh::Fresh;
+use crate::masking::MaskingError;
+use crate::masking::catalog::{ForeignServer, literal, quote};
+use crate::masking::rules::Kept;
+use crate::sources::{Connection, Server};
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use tokio::process::Command;
+
+/// What is left out of a dump.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::masking) struct Omissions {
+    pub comments: Kept,
+    /// Credentials, and what tells other systems: foreign servers' options, user mappings, publications, security labels.
+    pub secrets: bool,
+}
+
+/// A dumped schema.
+pub(in crate::masking) struct Schema {
+    database: String,
+    archive: PathBuf,
+    /// Lines of the table of contents.
+    entries: Vec<String>,
+    omissions: Omissions,
+}
+
+/// Before or after the rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::masking) enum Section {
+    Before,
+    /// Keys, indexes, constraints, triggers: with so many sessions at once.
+    After(usize),
+}
+
+impl Schema {
+    /// Dumps what the exported `snapshot` of `database` sees to `archive`, a file of its own.
+    pub(in crate::masking) async fn dump(
+        fresh: &Fresh,
+        source: &Server,
+        database: &str,
+        snapshot: Option<&str>,
+        archive: PathBuf,
+        omissions: Omissions,
+    ) -> Result<Schema, MaskingError> {
+        let mut arguments =
+            vec!["--format=custom", "--schema-only", "--no-tablespaces", "--no-subscriptions", "--no-password"];
+        if omissions.comments == Kept::Drop {
+            arguments.push("--no-comments");
+        }
+        if omissions.secrets {
+            arguments.extend(["--no-publications", "--no-security-labels"]);
+        }
+        let snapshot = snapshot.map(|snapshot| format!("--snapshot={snapshot}"));
+        arguments.extend(snapshot.as_deref());
+        let file = format!("--file={}", archive.display());
+        arguments.push(&file);
+        let output = run(fresh, "pg_dump", source, database, &arguments).await?;
+        check("pg_dump", database, output)?;
+        let listed = run(fresh, "pg_restore", source, database, &["--list", path(&archive)?]).await?;
+        let listed = check("pg_restore", database, listed)?;
+        let entries = String::from_utf8_lossy(&listed.stdout)
+            .lines()
+            .filter(|line| !line.starts_with(';'))
+            .map(str::to_owned)
+            .collect();
+        Ok(Schema { database: database.to_owned(), archive, entries, omissions })
+    }
+
+    /// Restores a section into the database.
+    pub(in crate::masking) async fn restore_section(
+        &self,
+        fresh: &Fresh,
+        section: Section,
+        servers: &[ForeignServer],
+    ) -> Result<(), MaskingError> {
+        let entries = self.entries.iter().map(String::as_str).filter(|line| !self.is_left_out(line));
+        if let Section::After(jobs) = section {
+            let list: Vec<&str> = entries.collect();
+            let jobs = format!("--jobs={jobs}");
+            return self.restore(fresh, &self.database, &list, &["--section=post-data", &jobs]).await;
+        }
+        let entries: Vec<&str> = entries.collect();
+        // Foreign tables come after their servers.
+        let first_server = self.entries.iter().position(|line| kind_of(line) == "SERVER");
+        let first_after =
+            |line: &&str| first_server.is_some_and(|first| self.entries[first..].iter().any(|entry| entry == line));
+        let (after, before): (Vec<&str>, Vec<&str>) = entries.into_iter().partition(first_after);
+        self.restore(fresh, &self.database, &before, &["--section=pre-data"]).await?;
+        if self.omissions.secrets && !servers.is_empty() {
+            let mut connection = fresh.connect(&self.database).await?;
+            for server in servers {
+                create_server(&mut connection, server, &self.database).await?;
+            }
+        }
+        if after.is_empty() {
+            return Ok(());
+        }
+        self.restore(fresh, &self.database, &after, &["--section=pre-data"]).await
+    }
+
+    fn is_left_out(&self, line: &str) -> bool {
+        match kind_of(line) {
+            // Copied by themselves, if at all.
+            "BLOB" | "BLOB METADATA" => true,
+            "SERVER" | "USER MAPPING" => self.omissions.secrets,
+            _ => false,
+        }
+    }
+
+    async fn restore(
+        &self,
+        fresh: &Fresh,
+        database: &str,
+        list: &[&str],
+        arguments: &[&str],
+    ) -> Result<(), MaskingError> {
+        let list_file = self.archive.with_extension("list");
+        std::fs::write(&list_file, list.join("\n") + "\n").map_err(MaskingError::io("cannot write a list"))?;
+        let use_list = format!("--use-list={}", list_file.display());
+        let dbname = format!("--dbname={}", conninfo(database));
+        let mut all = vec!["--exit-on-error", "--no-tablespaces", "--no-password", &use_list, &dbname];
+        all.extend(arguments);
+        all.push(path(&self.archive)?);
+        let output = run(fresh, "pg_restore", &fresh.server(), database, &all).await?;
+        check("pg_restore", &self.database, output).map(drop)
+    }
+}
+
+/// `12; 1417 16389 USER MAPPING - USER MAPPING app SERVER s app` is a USER MAPPING (`PrintTOCSummary` of pg_backup_archiver.c).
+fn kind_of(line: &str) -> &str {
+    const KINDS: [&str; 4] = ["USER MAPPING", "SERVER", "BLOB METADATA", "BLOB"];
+    let description = line.splitn(4, ' ').nth(3).unwrap_or_default();
+    let is_it = |kind: &&&str| description.strip_prefix(**kind).is_some_and(|rest| rest.starts_with(' '));
+    KINDS.iter().find(is_it).copied().unwrap_or_default()
+}
+
+/// A server of the same name that leads nowhere.
+async fn create_server(
+    connection: &mut Connection,
+    server: &ForeignServer,
+    database: &str,
+) -> Result<(), MaskingError> {
+    let mut statement = format!("CREATE SERVER {}", quote(&server.name));
+    if let Some(server_type) = &server.server_type {
+        statement += &format!(" TYPE {}", literal(server_type));
+    }
+    if let Some(version) = &server.version {
+        statement += &format!(" VERSION {}", literal(version));
+    }
+    statement += &format!(" FOREIGN DATA WRAPPER {}", quote(&server.wrapper));
+    // A name that is never anybody's (RFC 2606), where the wrapper knows hosts.
+    let nowhere = format!("{statement} OPTIONS (host 'offshoot.invalid')");
+    if connection.try_query(&nowhere).await?.is_err() {
+        connection.query(&statement).await?;
+    }
+    let owner = format!("ALTER SERVER {} OWNER TO {}", quote(&server.name), quote(&server.owner));
+    connection.try_query(&owner).await?.map(drop).map_err(|e| MaskingError::Tool {
+        tool: "CREATE SERVER",
+        database: database.to_owned(),
+        message: format!("{} (SQLSTATE {})", server.name, e.sqlstate),
+    })
+}
+
+/// A database's name as part of a connection string, where it could be taken for one itself.
+fn conninfo(database: &str) -> String {
+    format!("dbname='{}'", database.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+fn path(path: &Path) -> Result<&str, MaskingError> {
+    path.to_str().ok_or_else(|| MaskingError::Io {
+        what: format!("cannot use {}", path.display()),
+        source: std::io::Error::other("the path is not UTF-8"),
+    })
+}
+
+/// Runs a client program of the cluster's version against `server`.
+async fn run(
+    fresh: &Fresh,
+    tool: &'static str,
+    server: &Server,
+    database: &str,
+    arguments: &[&str],
+) -> Result<Output, MaskingError> {
+    let installation = &fresh.installation;
+    let program = installation.bin_dir.join(tool);
+    if !program.exists() {
+        let (version, major, folder) = (installation.version.clone(), installation.major, installation.bin_dir.clone());
+        return Err(MaskingError::NoTool { tool, version, major, folder });
+    }
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("LC_ALL", "C")
+        .envs(server.environment(database));
+    command.current_dir("/").stdin(Stdio::null()).kill_on_drop(true);
+    command.output().await.map_err(MaskingError::io(format!("cannot run {tool}")))
+}
+
+/// What the program printed, or its objection: without the statements and details that it quotes, which may hold values.
+fn check(tool: &'static str, database: &str, output: Output) -> Result<Output, MaskingError> {
+    if output.status.success() {
+        return Ok(output);
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let is_objection = |line: &&str| line.contains("error: ") || line.contains("ERROR: ");
+    let first: Vec<&str> = said.lines().filter(is_objection).take(2).collect();
+    let message = if first.is_empty() { output.status.to_string() } else { first.join("; ") };
+    Err(MaskingError::Tool { tool, database: database.to_owned(), message })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_told_apart_by_kind() {
+        for (line, kind) in [
+            ("3; 1417 16400 SERVER - films postgres", "SERVER"),
+            ("4; 1418 16401 USER MAPPING - USER MAPPING app SERVER films postgres", "USER MAPPING"),
+            ("7; 0 0 ACL - FOREIGN SERVER shop postgres", ""),
+            ("8; 1259 16402 TABLE public SERVER postgres", ""),
+            ("9; 1259 16402 SERVERS public x postgres", ""),
+        ] {
+            assert_eq!(kind_of(line), kind, "{line}");
+        }
+    }
+}

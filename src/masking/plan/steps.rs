@@ -1,0 +1,183 @@
+//! From a table's plan to statements and steps: what is read, what is done to it, and what is written.
+//!
+//! Columns whose value does not depend on the row are not read at all, and templates come last, after the siblings they are made of.
+
+use super::{ColumnPlan, DatabasePlan, TablePlan};
+use crate::masking::catalog::quote;
+use crate::masking::masks::MaskSpec;
+use crate::masking::row::{Masking, Part, Step, Witness, escaped};
+use crate::masking::value::Transform;
+use std::sync::Arc;
+
+/// How one table is copied.
+pub(in crate::masking) struct Copying {
+    /// Names of the columns that are written, in the order of the steps.
+    pub columns: Vec<String>,
+    pub steps: Arc<[Step]>,
+    /// Expressions that are read.
+    selected: Vec<String>,
+    /// Columns that are read in another order than their rows, with the seed of that order.
+    shuffled: Vec<(String, i64)>,
+    from: String,
+    condition: Option<String>,
+    into: String,
+}
+
+impl Copying {
+    /// `witness` looks on at the masked column of that name. `seed` is for shuffling.
+    pub(in crate::masking) fn of(
+        plan: &DatabasePlan,
+        table_plan: &TablePlan,
+        witness: impl Fn(&ColumnPlan) -> Option<Arc<dyn Witness>>,
+        mut seed: impl FnMut(&str) -> i64,
+    ) -> Copying {
+        let table = plan.table(table_plan);
+        let into = table_plan.through.and_then(|oid| plan.catalog.table(oid)).unwrap_or(table);
+        let templates: Vec<&ColumnPlan> =
+            table_plan.columns.iter().filter(|column| template(column).is_some()).collect();
+        let mut siblings: Vec<&str> = Vec::new();
+        for column in &templates {
+            for name in sibling_names(template(column).unwrap_or_default()) {
+                if !siblings.contains(&name) {
+                    siblings.push(name);
+                }
+            }
+        }
+        let (mut columns, mut steps, mut selected, mut shuffled) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for column in &table_plan.columns {
+            let name = &column.column.name;
+            let remember = siblings.iter().position(|sibling| sibling == name);
+            let step = match (column.spec(), &column.transform) {
+                (Some(MaskSpec::Template { .. } | MaskSpec::Default | MaskSpec::Expression { .. }), _) => continue,
+                (Some(MaskSpec::Null), _) => Step::Emit(escaped(None)),
+                (Some(MaskSpec::Shuffle), _) => {
+                    let domain = column.mask().map_or("", |mask| &mask.domain);
+                    shuffled.push((quote(name), seed(domain)));
+                    Step::Copy
+                }
+                (_, Some(Transform::Keep)) if remember.is_none() => Step::Copy,
+                (_, Some(transform)) => {
+                    Step::Mask(Masking { transform: transform.clone(), remember, witness: witness(column) })
+                }
+                (_, None) => continue,
+            };
+            if !matches!(step, Step::Emit(_)) {
+                selected.push(quote(name));
+            }
+            columns.push(quote(name));
+            steps.push(step);
+        }
+        for column in templates {
+            let text = template(column).unwrap_or_default();
+            columns.push(quote(&column.column.name));
+            steps.push(Step::Template(parts(text, &siblings)));
+        }
+        let condition = [table_plan.filter.clone(), table.extension_condition.clone().map(without_where)];
+        let condition: Vec<String> = condition
+            .into_iter()
+            .flatten()
+            .filter(|text| !text.trim().is_empty())
+            .map(|text| format!("({text})"))
+            .collect();
+        Copying {
+            columns,
+            steps: steps.into(),
+            selected,
+            shuffled,
+            from: table.quoted(),
+            condition: (!condition.is_empty()).then(|| condition.join(" AND ")),
+            into: into.quoted(),
+        }
+    }
+
+    /// Whether its rows can be read in parts, by where they lie.
+    pub(in crate::masking) fn is_divisible(&self) -> bool {
+        self.shuffled.is_empty()
+    }
+
+    /// `COPY … TO STDOUT` of the raw rows; of the pages from `pages.0` to before `pages.1`, if that is asked for.
+    pub(in crate::masking) fn read(&self, pages: Option<(u64, u64)>) -> String {
+        let mut conditions: Vec<String> = self.condition.clone().into_iter().collect();
+        if let Some((from, to)) = pages {
+            conditions.push(format!("ctid >= '({from},0)' AND ctid < '({to},0)'"));
+        }
+        let filter = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
+        let from = format!("ONLY {}{filter}", self.from);
+        if self.shuffled.is_empty() {
+            return format!("COPY (SELECT {} FROM {from}) TO STDOUT", self.selected.join(", "));
+        }
+        // Row numbers of two orders are joined: that of the rows as they come, and one by a keyed hash of where they lie.
+        let shuffled = |column: &String| self.shuffled.iter().position(|(name, _)| name == column);
+        let selected = self.selected.iter().map(|column| match shuffled(column) {
+            Some(number) => format!("s{number}.{column}"),
+            None => format!("t.{column}"),
+        });
+        let joins = self.shuffled.iter().enumerate().map(|(number, (column, seed))| {
+            format!(
+                " JOIN (SELECT {column}, row_number() OVER (ORDER BY hashtextextended(ctid::text, {seed})) AS place \
+                 FROM {from}) s{number} USING (place)"
+            )
+        });
+        format!(
+            "COPY (SELECT {} FROM (SELECT *, row_number() OVER () AS place FROM {from}) t{}) TO STDOUT",
+            selected.collect::<Vec<_>>().join(", "),
+            joins.collect::<String>(),
+        )
+    }
+
+    /// `COPY … FROM STDIN` of the masked rows.
+    pub(in crate::masking) fn write(&self, is_frozen: bool) -> String {
+        let columns = if self.columns.is_empty() { String::new() } else { format!(" ({})", self.columns.join(", ")) };
+        let frozen = if is_frozen { " (FREEZE)" } else { "" };
+        format!("COPY {}{columns} FROM STDIN{frozen}", self.into)
+    }
+
+    /// How many rows come along, as the source counts them.
+    pub(in crate::masking) fn count(&self) -> String {
+        let filter = self.condition.as_ref().map(|condition| format!(" WHERE {condition}")).unwrap_or_default();
+        format!("SELECT count(*) FROM ONLY {}{filter}", self.from)
+    }
+}
+
+/// Columns that Postgres computes once the table is loaded: name and expression.
+pub(in crate::masking) fn expressions(table: &TablePlan) -> Vec<(String, String)> {
+    let expression = |column: &ColumnPlan| match column.spec() {
+        Some(MaskSpec::Expression { sql }) => Some((quote(&column.column.name), sql.clone())),
+        _ => None,
+    };
+    table.columns.iter().filter_map(expression).collect()
+}
+
+fn template(column: &ColumnPlan) -> Option<&str> {
+    match column.spec() {
+        Some(MaskSpec::Template { template }) => Some(template),
+        _ => None,
+    }
+}
+
+/// Names in braces.
+pub(super) fn sibling_names(template: &str) -> Vec<&str> {
+    template.split('{').skip(1).filter_map(|part| part.split_once('}')).map(|(name, _)| name).collect()
+}
+
+fn parts(template: &str, siblings: &[&str]) -> Vec<Part> {
+    let (first, rest) = template.split_once('{').unwrap_or((template, ""));
+    let mut parts = vec![Part::Text(first.to_owned())];
+    for part in rest.split('{') {
+        let Some((name, text)) = part.split_once('}') else { continue };
+        let sibling = siblings.iter().position(|sibling| *sibling == name);
+        parts.extend(sibling.map(Part::Sibling));
+        parts.push(Part::Text(text.to_owned()));
+    }
+    parts.retain(|part| *part != Part::Text(String::new()));
+    parts
+}
+
+/// An extension's condition begins with its keyword (`pg_extension_config_dump`).
+fn without_where(condition: String) -> String {
+    let trimmed = condition.trim();
+    match trimmed.get(..5) {
+        Some(keyword) if keyword.eq_ignore_ascii_case("where") => trimmed[5..].to_owned(),
+        _ => trimmed.to_owned(),
+    }
+}

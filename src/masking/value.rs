@@ -1,0 +1,234 @@
+//! What is done to one value: a mask, or masks inside of an array, a composite or a JSON document.
+//!
+//! Works on the text form of values, as COPY gives it after unescaping. NULL never comes here: it stays NULL.
+
+mod array;
+mod json;
+mod record;
+
+use super::catalog::{DatabaseCatalog, Oid, Type};
+use super::masks::{Changes, DomainKey, Longest, MaskError, MaskSpec, Masker, MaskingKey, ValueType};
+use super::rules::{ColumnRule, Mask};
+use array::Array;
+use json::JsonMask;
+use record::Record;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Why a value cannot be masked. It says nothing of the value.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ValueError {
+    #[error("{0}")]
+    Mask(#[from] MaskError),
+    #[error("a value is not what the text of {0} looks like")]
+    Malformed(&'static str),
+    #[error("a JSON document has something at a place that no path leads to, and its rule says unlisted = \"deny\"")]
+    UnlistedLeaf,
+    #[error("a value is longer than {limit} bytes, which only keep, null and constant can do anything with", limit = super::row::LONGEST_VALUE)]
+    TooLong,
+    #[error("a value is not UTF-8, and only keep, null and constant can do anything with it")]
+    NotUtf8,
+}
+
+/// What is done to a value.
+#[derive(Clone)]
+pub(super) enum Transform {
+    Keep,
+    Null,
+    Constant(String),
+    Mask(Arc<Masker>),
+    /// The blanks that `char(n)` fills up with are no part of the value.
+    MaskPadded(Arc<Masker>),
+    Each(Arc<Array>),
+    Fields(Arc<Record>),
+    Json(Arc<JsonMask>),
+}
+
+/// What a value became.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Became {
+    Null,
+    /// It was appended to the output.
+    Text,
+}
+
+/// The keys of the domains in use, derived once.
+pub(super) struct Keys {
+    master: MaskingKey,
+    domains: HashMap<String, DomainKey>,
+}
+
+impl Keys {
+    pub(super) fn new(master: MaskingKey) -> Keys {
+        Keys { master, domains: HashMap::new() }
+    }
+
+    fn domain(&mut self, name: &str) -> DomainKey {
+        self.domains.entry(name.to_owned()).or_insert_with(|| self.master.domain(name)).clone()
+    }
+
+    /// A number for Postgres's own random functions, the same for the same key and domain.
+    pub(super) fn seed(&mut self, name: &str) -> Result<i64, ValueError> {
+        let spec = MaskSpec::Int { min: 0, max: i64::MAX };
+        let masker = Masker::new(&spec, &ValueType::BigInt, &self.domain(name));
+        let mut seed = String::new();
+        masker.map_err(|_| ValueError::Malformed("a seed"))?.apply("0", &mut seed)?;
+        Ok(seed.parse().unwrap_or_default())
+    }
+}
+
+impl Transform {
+    /// Makes what `rule` says of values of a type. The error says why it does not fit.
+    pub(super) fn compile(
+        rule: &ColumnRule,
+        (type_oid, modifier): (Oid, i32),
+        catalog: &DatabaseCatalog,
+        keys: &mut Keys,
+    ) -> Result<Transform, String> {
+        let (ty, modifier) = catalog.base_type(type_oid, modifier);
+        let named = |ty: Option<&Type>| ty.map_or("an unknown type".to_owned(), |ty| format!("type {}", ty.name));
+        match rule {
+            ColumnRule::Mask(Mask { spec, domain }) => {
+                let ty = ty.ok_or("its type is unknown")?;
+                match Transform::of_mask(spec, &value_type(ty), &keys.domain(domain))? {
+                    Transform::Mask(masker) if ty.name == "bpchar" => Ok(Transform::MaskPadded(masker)),
+                    transform => Ok(transform),
+                }
+            }
+            ColumnRule::Each(element_rule) => {
+                let element = ty.and_then(|ty| Some((ty.element?, ty.delimiter)));
+                let (element, _) = element.ok_or_else(|| format!("each is for arrays, and this is {}", named(ty)))?;
+                let transform = Transform::compile(element_rule, (element, modifier), catalog, keys)?;
+                let delimiter = catalog.types.get(&element).map_or(',', |ty| ty.delimiter);
+                Ok(Transform::Each(Arc::new(Array { element: transform, delimiter })))
+            }
+            ColumnRule::Fields(rules) => {
+                let ty = ty
+                    .filter(|ty| ty.kind == 'c')
+                    .ok_or_else(|| format!("fields is for composites, and this is {}", named(ty)))?;
+                if let Some(unknown) = rules.keys().find(|name| !ty.fields.iter().any(|field| field.name == **name)) {
+                    return Err(format!("{} has no field {unknown:?}", ty.name));
+                }
+                let field = |field: &super::catalog::Field| {
+                    let rule =
+                        rules.get(&field.name).ok_or_else(|| format!("no rule for its field {:?}", field.name))?;
+                    Transform::compile(rule, (field.type_oid, field.modifier), catalog, keys)
+                        .map_err(|e| format!("field {:?}: {e}", field.name))
+                };
+                let fields = ty.fields.iter().map(field).collect::<Result<_, String>>()?;
+                Ok(Transform::Fields(Arc::new(Record { fields })))
+            }
+            ColumnRule::Json { paths, unlisted } => {
+                let is_json = ty.is_some_and(|ty| matches!(value_type(ty), ValueType::Json));
+                if !is_json {
+                    return Err(format!("json is for json and jsonb, and this is {}", named(ty)));
+                }
+                let path = |(path, rule): &(super::rules::JsonPath, ColumnRule)| {
+                    let ColumnRule::Mask(Mask { spec, domain }) = rule else {
+                        return Err(format!("{path}: inside of a document only masks make sense"));
+                    };
+                    let transform = Transform::of_mask(spec, &ValueType::Text, &keys.domain(domain));
+                    Ok((path.clone(), transform.map_err(|e| format!("{path}: {e}"))?))
+                };
+                let paths = paths.iter().map(path).collect::<Result<_, String>>()?;
+                Ok(Transform::Json(Arc::new(JsonMask { paths, unlisted: *unlisted })))
+            }
+        }
+    }
+
+    fn of_mask(spec: &MaskSpec, ty: &ValueType, key: &DomainKey) -> Result<Transform, String> {
+        Ok(match spec {
+            MaskSpec::Keep => Transform::Keep,
+            MaskSpec::Null => Transform::Null,
+            MaskSpec::Constant { value } => Transform::Constant(value.clone()),
+            spec => Transform::Mask(Arc::new(Masker::new(spec, ty, key).map_err(|e| e.to_string())?)),
+        })
+    }
+
+    /// Appends what becomes of `value`.
+    pub(super) fn apply(&self, value: &str, out: &mut String) -> Result<Became, ValueError> {
+        match self {
+            Transform::Keep => out.push_str(value),
+            Transform::Null => return Ok(Became::Null),
+            Transform::Constant(constant) => out.push_str(constant),
+            Transform::Mask(masker) => masker.apply(value, out)?,
+            Transform::MaskPadded(masker) => masker.apply(value.trim_end_matches(' '), out)?,
+            Transform::Each(array) => array.apply(value, out)?,
+            Transform::Fields(record) => record.apply(value, out)?,
+            Transform::Json(document) => document.apply(value, out)?,
+        }
+        Ok(Became::Text)
+    }
+
+    /// Different values stay different.
+    pub(super) fn is_unique(&self) -> bool {
+        match self {
+            Transform::Keep => true,
+            Transform::Mask(masker) | Transform::MaskPadded(masker) => masker.properties().unique,
+            Transform::Null | Transform::Constant(_) | Transform::Json(_) => false,
+            Transform::Each(array) => array.element.is_unique(),
+            Transform::Fields(record) => record.fields.iter().all(Transform::is_unique),
+        }
+    }
+
+    /// Characters of the longest output, where that does not depend on the input.
+    pub(super) fn longest(&self) -> Option<usize> {
+        match self {
+            Transform::Constant(constant) => Some(constant.chars().count()),
+            Transform::Mask(masker) | Transform::MaskPadded(masker) => match masker.properties().longest {
+                Longest::Chars(chars) => Some(chars),
+                Longest::AsInput => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// The greatest character that it adds to what was there.
+    pub(super) fn widest(&self) -> char {
+        let widest_of =
+            |transforms: &mut dyn Iterator<Item = &Transform>| transforms.map(Transform::widest).max().unwrap_or('\0');
+        match self {
+            Transform::Keep | Transform::Null => '\0',
+            Transform::Constant(constant) => constant.chars().max().unwrap_or('\0'),
+            Transform::Mask(masker) | Transform::MaskPadded(masker) => masker.properties().widest,
+            Transform::Each(array) => array.element.widest(),
+            Transform::Fields(record) => widest_of(&mut record.fields.iter()),
+            Transform::Json(document) => widest_of(&mut document.paths.iter().map(|(_, transform)| transform)),
+        }
+    }
+
+    /// No output is its input, but for NULL and the empty string.
+    pub(super) fn always_changes(&self) -> bool {
+        let always = |masker: &Masker| masker.properties().changes == Changes::Always;
+        matches!(self, Transform::Mask(masker) | Transform::MaskPadded(masker) if always(masker))
+    }
+}
+
+/// What masks know a type as.
+fn value_type(ty: &Type) -> ValueType {
+    let is_builtin = ty.schema == "pg_catalog";
+    match ty.name.as_str() {
+        "citext" => ValueType::Text,
+        _ if !is_builtin => ValueType::Other(ty.name.clone()),
+        "text" | "varchar" | "bpchar" | "name" => ValueType::Text,
+        "int2" => ValueType::SmallInt,
+        "int4" => ValueType::Integer,
+        "int8" => ValueType::BigInt,
+        "numeric" => ValueType::Numeric,
+        "float4" | "float8" => ValueType::Real,
+        "bool" => ValueType::Boolean,
+        "uuid" => ValueType::Uuid,
+        "inet" | "cidr" => ValueType::Inet,
+        "date" => ValueType::Date,
+        "timestamp" | "timestamptz" => ValueType::Timestamp,
+        "bytea" => ValueType::Bytea,
+        "json" | "jsonb" => ValueType::Json,
+        _ => ValueType::Other(ty.name.clone()),
+    }
+}
+
+/// For tests: a document of which nothing is kept.
+#[cfg(test)]
+pub(super) fn nothing_kept() -> JsonMask {
+    JsonMask { paths: Vec::new(), unlisted: super::rules::UnlistedLeaf::Redact }
+}
