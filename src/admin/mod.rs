@@ -86,6 +86,7 @@ impl From<BranchError> for Refusal {
             BranchError::TooManyBranches { .. }
             | BranchError::HeldElsewhere { .. }
             | BranchError::LeaseValid { .. }
+            | BranchError::NotMasked { .. }
             | BranchError::LocalDataLost { .. } => StatusCode::CONFLICT,
             BranchError::Stopping | BranchError::Store { .. } => StatusCode::SERVICE_UNAVAILABLE,
             BranchError::Start { .. } => StatusCode::INTERNAL_SERVER_ERROR,

@@ -5,6 +5,7 @@ use super::boot;
 use super::census::Census;
 use super::claim;
 use super::error::{BranchError, LifecycleError, answer_within};
+use super::gate::{Gate, MaskingPolicies};
 use super::hold::Hold;
 use super::looks::Looks;
 use super::place::{self, Place};
@@ -79,7 +80,12 @@ pub struct BranchSummary {
 impl Branches {
     /// Takes over the node's data directory: reaps computes and mounts that a killed daemon left, keeps what it had not uploaded,
     /// removes the rest.
-    pub async fn start(settings: &Settings, catalog: Catalog, ambient: Ambient) -> Result<Branches, LifecycleError> {
+    pub async fn start(
+        settings: &Settings,
+        catalog: Catalog,
+        ambient: Ambient,
+        masking: MaskingPolicies,
+    ) -> Result<Branches, LifecycleError> {
         let identity = Identity::resolve(&settings.compute)?;
         let wanted = settings.server.data_dir.clone();
         let (data_dir, lock) = super::awake::blocking(move || {
@@ -117,6 +123,7 @@ impl Branches {
             projects: settings.projects.iter().map(|project| (project.name.clone(), project.clone())).collect(),
             ambient,
             hold,
+            gate: Arc::new(Gate::new(masking)),
             looks: Looks::default(),
             census: Arc::new(Census::default()),
             _lock: lock,

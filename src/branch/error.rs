@@ -17,6 +17,8 @@ pub enum BranchError {
     UnknownProject { project: String, known: Vec<String> },
     #[error("project \"{project}\" has no base yet")]
     NoBase { project: String },
+    #[error("project \"{project}\" is masked, and {reason}")]
+    NotMasked { project: String, reason: String },
     #[error("project \"{project}\" has {limit} branches, the most it may have")]
     TooManyBranches { project: String, limit: usize },
     #[error("branch {branch} is held by another node, {node}{}", if *lost { ", which has not been heard of for a while" } else { "" })]

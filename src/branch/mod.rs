@@ -11,6 +11,7 @@ mod claim;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod gate;
 mod hold;
 mod looks;
 pub(crate) mod place;
@@ -30,6 +31,7 @@ mod branches;
 
 pub use branches::{BranchSummary, Branches};
 pub use error::{BranchError, LifecycleError};
+pub use gate::{MaskingPolicies, MaskingPolicy};
 pub use hold::{Released, release};
 
 use crate::pageserver::Volume;

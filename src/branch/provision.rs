@@ -111,6 +111,11 @@ async fn make(shared: &Shared, branch: &BranchRef, epoch: u64) -> Result<Made, B
         return Err(BranchError::TooManyBranches { project: branch.project.to_string(), limit: settings.max_branches });
     }
     let (sealed, base) = based.ok_or_else(|| BranchError::NoBase { project: branch.project.to_string() })?;
+    if shared.gate.is_before(&branch.project) {
+        let (shared_gate, admitted, base) = (shared.gate.clone(), branch.clone(), base.clone());
+        let admission = blocking(move || Ok(shared_gate.admit(&admitted, &base.manifest)));
+        admission.await.map_err(trouble)??;
+    }
     let now = shared.ambient.clock.now();
     let id = BranchId::random(&shared.ambient.entropy);
     let mut head = BranchHead::of_base(branch, id, (sealed.id, sealed.version), epoch, now);

@@ -3,6 +3,7 @@
 use super::bases::Bases;
 use super::census::Census;
 use super::error::LifecycleError;
+use super::gate::Gate;
 use super::hold::Hold;
 use super::looks::Looks;
 use crate::compute::{Identity, Installation};
@@ -30,6 +31,7 @@ pub(super) struct Shared {
     pub projects: BTreeMap<ProjectName, ProjectSettings>,
     pub ambient: Ambient,
     pub hold: Hold,
+    pub gate: Arc<Gate>,
     pub looks: Looks,
     pub census: Arc<Census>,
     /// Held while this process lives.

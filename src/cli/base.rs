@@ -1,9 +1,9 @@
 //! `offshoot base …`: what the store holds of a project, read from it directly; no server is needed.
 
 use super::{bytes, known_project, table, time};
-use crate::model::{Entropy, ProjectName};
+use crate::model::{Entropy, MaskingSeal, ProjectName};
 use crate::settings::Settings;
-use crate::store::{Catalog, Store};
+use crate::store::{Catalog, Store, keys};
 
 /// Lists the bases of a project, oldest first; the last one is current.
 pub(super) async fn list(settings: Settings, project: ProjectName, json: bool) -> anyhow::Result<()> {
@@ -24,13 +24,15 @@ pub(super) async fn list(settings: Settings, project: ProjectName, json: bool) -
                     "files": manifest.files,
                     "logical_bytes": manifest.logical_bytes,
                     "stored_bytes": manifest.stored_bytes,
+                    "masking": manifest.masking.as_ref().map(masking),
+                    "report": manifest.masking.as_ref().map(|_| keys::base_report(&project, &sealed.id)),
                 })
             })
             .collect();
         println!("{}", serde_json::to_string_pretty(&rows)?);
         return Ok(());
     }
-    let mut listing = table(&["BASE", "SEALED", "POSTGRES", "SIZE", "STORED", "SOURCE"]);
+    let mut listing = table(&["BASE", "SEALED", "POSTGRES", "SIZE", "STORED", "MASKED", "SOURCE"]);
     for (sealed, manifest) in bases {
         listing.add_row([
             sealed.version.to_string(),
@@ -38,9 +40,25 @@ pub(super) async fn list(settings: Settings, project: ProjectName, json: bool) -
             manifest.cluster.server_version,
             bytes(manifest.logical_bytes),
             bytes(manifest.stored_bytes),
+            // Rules and key, by which two bases can be told to be masked alike.
+            match &manifest.masking {
+                Some(seal) => {
+                    format!("rules {}, key {}", &seal.statement.rules_sha256[..8], &seal.statement.key_id[..8])
+                }
+                None => "no".to_owned(),
+            },
             manifest.source,
         ]);
     }
     println!("{listing}");
     Ok(())
+}
+
+/// What a masked base says of itself.
+fn masking(seal: &MaskingSeal) -> serde_json::Value {
+    let mut shown = serde_json::to_value(&seal.statement).unwrap_or_default();
+    if let Some(object) = shown.as_object_mut() {
+        object.insert("signer".to_owned(), seal.signer.clone().into());
+    }
+    shown
 }

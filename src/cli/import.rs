@@ -2,7 +2,7 @@
 
 use super::{bytes, known_project};
 use crate::masking::{CopyImport, Rules};
-use crate::model::{Ambient, ProjectName};
+use crate::model::{Ambient, Entropy, ProjectName};
 use crate::settings::Settings;
 use crate::sources::{MakeBase, Origin, Progress, Source, make_base};
 use crate::store::{Catalog, open_and_probe};
@@ -23,14 +23,15 @@ pub(super) enum Method {
 pub(super) async fn run(
     settings: Settings,
     project: ProjectName,
-    from: String,
+    from: Option<String>,
     method: Option<Method>,
     streams: Option<usize>,
 ) -> anyhow::Result<()> {
     let rules = known_project(&settings, &project)?.masking.as_deref().map(Rules::load).transpose()?;
-    let origin = origin(&settings, from.parse()?, rules, method, streams)?;
     let started = Instant::now();
     let ambient = Ambient::system();
+    let origin =
+        origin(&settings, super::source(&settings, &project, from)?, rules, method, streams, &ambient.entropy)?;
     let store = open_and_probe(&settings.store.url, &ambient.entropy).await?;
     let catalog = Catalog::new(store, ambient.entropy.clone());
     let progress = Arc::new(Progress::stderr());
@@ -70,6 +71,7 @@ fn origin(
     rules: Option<Rules>,
     method: Option<Method>,
     streams: Option<usize>,
+    entropy: &Entropy,
 ) -> anyhow::Result<Origin> {
     let copies = rules.is_some() || method == Some(Method::Copy);
     match source {
@@ -84,6 +86,7 @@ fn origin(
                 settings: settings.compute.clone(),
                 data_dir: settings.server.data_dir.clone(),
                 streams: streams.unwrap_or_else(cores),
+                entropy: entropy.clone(),
             })))
         }
         Source::DataDirectory(path) if copies => anyhow::bail!(

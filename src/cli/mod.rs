@@ -5,6 +5,7 @@ mod branch;
 mod fsck;
 mod gc;
 mod import;
+mod masking;
 
 use crate::model::{BranchRef, ProjectName};
 use crate::settings::{self, Settings};
@@ -33,9 +34,10 @@ enum Command {
     /// Make a new base of a project from a running Postgres or a stopped data directory
     Import {
         project: ProjectName,
-        /// postgres://user@host/ (the role needs REPLICATION; password from the URL, PGPASSWORD or ~/.pgpass), or a data directory
+        /// postgres://user@host/ (password from the URL, PGPASSWORD or ~/.pgpass; for its files the role needs REPLICATION), or a
+        /// data directory [default: the project's source]
         #[arg(long)]
-        from: String,
+        from: Option<String>,
         /// How the data comes out of a server [default: copy for a project with masking, otherwise files]
         #[arg(long)]
         method: Option<import::Method>,
@@ -43,6 +45,9 @@ enum Command {
         #[arg(long)]
         streams: Option<usize>,
     },
+    /// What the masking rules of a project do to its source; nothing is copied
+    #[command(subcommand)]
+    Masking(masking::MaskingCommand),
     /// The bases of a project
     #[command(subcommand)]
     Base(BaseCommand),
@@ -149,6 +154,10 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
             telemetry::init("warn,fuser=error");
             block_on(import::run(settings, project, from, method, streams))
         }
+        Command::Masking(command) => {
+            telemetry::init("warn");
+            return block_on(masking::run(settings, command));
+        }
         Command::Base(BaseCommand::List { project, json }) => {
             telemetry::init("warn,fuser=error");
             block_on(base::list(settings, project, json))
@@ -186,6 +195,17 @@ fn known_project<'a>(
         let known: Vec<&str> = settings.projects.iter().map(|project| project.name.as_str()).collect();
         format!("the config has no project {project}; it has: {}", known.join(", "))
     })
+}
+
+/// Where a project's data comes from: as the command says, else as the config does.
+fn source(settings: &Settings, project: &ProjectName, from: Option<String>) -> anyhow::Result<crate::sources::Source> {
+    let configured =
+        || known_project(settings, project).map(|known| known.source.as_ref().map(|url| url.expose().to_owned()));
+    let source = match from {
+        Some(from) => Some(from),
+        None => configured()?,
+    };
+    Ok(source.context("say where the data comes from, with --from or the project's source")?.parse()?)
 }
 
 /// A table without borders that a terminal or `awk` can read.

@@ -6,7 +6,7 @@ use super::report::Report;
 use super::rules::{KeySource, Rules};
 use super::signing::{InstallationKey, hexadecimal};
 use super::{MaskingError, scanning};
-use crate::model::{BaseManifest, MaskingSeal, MaskingStatement};
+use crate::model::{BaseManifest, Entropy, MaskingSeal, MaskingStatement};
 use crate::settings::ComputeSettings;
 use crate::sources::{Attest, ImportError, Prepare, Prepared, Progress, Server, Source, inquire_settings};
 use async_trait::async_trait;
@@ -24,6 +24,8 @@ pub struct CopyImport {
     pub data_dir: PathBuf,
     /// Tables that are copied at once.
     pub streams: usize,
+    /// For canaries.
+    pub entropy: Entropy,
 }
 
 #[async_trait]
@@ -61,13 +63,33 @@ impl CopyImport {
         let data_dir = copied.data_dir.clone();
         let attest = match (self.rules, key, signer) {
             (Some(rules), Some(key), Some(signer)) => {
-                let scan = scanning::scan(&copied, progress).await?;
+                let (copied, scan) = search(copied, self.entropy, self.streams, progress).await?;
                 Some(Box::new(Attestation::new(&rules, &key, signer, copied, scan)) as Box<dyn Attest>)
             }
             _ => None,
         };
         Ok(Prepared { data_dir, source, source_settings, attest })
     }
+}
+
+/// Searches what was copied for raw values, with the proof that they would be found.
+async fn search(
+    copied: Copied,
+    entropy: Entropy,
+    threads: usize,
+    progress: &Arc<Progress>,
+) -> Result<(Copied, scanning::Scanned), MaskingError> {
+    let (columns, canaries): (Vec<_>, Vec<_>) = scanning::canaries(&copied.leaves, &entropy).into_iter().unzip();
+    let control = copied.control(&canaries).await?;
+    let progress = progress.clone();
+    let search = move || {
+        let canaries: Vec<_> = columns.into_iter().zip(canaries).collect();
+        let wanted = scanning::Wanted::new(&copied.leaves, &canaries, |_| false);
+        let scanned = scanning::scan(&wanted, &control, &copied, threads, &progress)?;
+        std::fs::remove_dir_all(&control).map_err(MaskingError::io("cannot remove the control cluster"))?;
+        Ok((copied, scanned))
+    };
+    tokio::task::spawn_blocking(search).await.expect("searching does not panic")
 }
 
 /// The masking key, from where the rules say that it is.

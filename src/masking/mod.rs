@@ -12,21 +12,27 @@
 //! same pipe is the logical import.
 
 mod catalog;
+mod check;
 mod error;
 mod import;
 mod masks;
 mod pipeline;
 mod plan;
+mod policy;
 mod report;
 mod row;
 mod rules;
+mod sample;
 mod scan;
 mod scanning;
 mod signing;
+mod suggest;
 mod value;
 
+pub use check::{Check, CheckedColumn, Preview, check, preview};
 pub use error::MaskingError;
 pub use import::CopyImport;
 pub use plan::Problem;
+pub use policy::policies;
 pub use rules::Rules;
-pub use signing::public_key;
+pub use suggest::Suggestion;

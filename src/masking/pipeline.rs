@@ -9,13 +9,17 @@
 //!
 //! The sessions that export the snapshots stay open until the last row is read. They read, and nothing else.
 
+mod control;
 mod fresh;
 mod globals;
 mod load;
 mod objects;
+mod rejoin;
+mod relations;
 mod rows;
 mod schema;
 
+pub(super) use control::Canary;
 pub(super) use fresh::set_for_copy;
 
 use super::MaskingError;
@@ -23,12 +27,13 @@ use super::catalog::{DatabaseCatalog, field};
 use super::masks::MaskingKey;
 use super::plan::{DatabasePlan, Problem};
 use super::rules::{LargeObjects, Rules};
-use super::value::Keys;
+use super::value::{Keys, Leaf};
 use crate::compute::{Installation, installation};
 use crate::settings::ComputeSettings;
 use crate::sources::{Connection, ImportError, Progress, Purpose, Server};
 use fresh::{Fresh, Shape};
 use globals::Globals;
+use relations::Relations;
 use schema::{Omissions, Schema, Section};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -54,8 +59,16 @@ pub(super) struct Copy {
 /// A stopped cluster, and what was done.
 pub(super) struct Copied {
     pub data_dir: PathBuf,
-    pub installation: Installation,
     pub databases: Vec<CopiedDatabase>,
+    pub relations: Relations,
+    /// Raw rows that were compared with what became of them.
+    pub joined_rows: u64,
+    /// All masks that were used, by column.
+    pub leaves: Vec<(String, Arc<Leaf>)>,
+    installation: Installation,
+    shape: Shape,
+    settings: ComputeSettings,
+    folder: PathBuf,
     /// Settings with a dot in their names that no rule keeps, without values.
     pub settings_left_out: Vec<String>,
 }
@@ -132,10 +145,38 @@ pub(super) async fn copy(copy: Copy) -> Result<Copied, MaskingError> {
     let fresh = Fresh::make(&copy.folder, &copy.settings, installation.clone(), &shape, copy.source_settings.clone());
     let mut fresh = fresh.await?;
     fresh.start().await?;
-    let copied = fill(&copy, &fresh, &globals, snapshots, &mut keys).await?;
+    let filled = fill(&copy, &fresh, &globals, snapshots, &mut keys).await?;
     fresh.stop().await?;
-    let (databases, settings_left_out) = copied;
-    Ok(Copied { data_dir: fresh.data_dir(), installation, databases, settings_left_out })
+    let Filled { databases, relations, joined_rows, settings_left_out } = filled;
+    let (data_dir, leaves, settings, folder) = (fresh.data_dir(), keys.leaves, copy.settings, copy.folder);
+    Ok(Copied {
+        data_dir,
+        databases,
+        relations,
+        joined_rows,
+        leaves,
+        installation,
+        shape,
+        settings,
+        folder,
+        settings_left_out,
+    })
+}
+
+impl Copied {
+    /// Plants canaries in a cluster of their own that is like this one, and stops it. Returns its data directory.
+    pub(super) async fn control(&self, canaries: &[Canary]) -> Result<PathBuf, MaskingError> {
+        let folder = self.folder.join("control");
+        control::plant(&folder, &self.settings, self.installation.clone(), &self.shape, canaries).await
+    }
+}
+
+/// What [`fill`] leaves behind.
+struct Filled {
+    databases: Vec<CopiedDatabase>,
+    relations: Relations,
+    joined_rows: u64,
+    settings_left_out: Vec<String>,
 }
 
 async fn fill(
@@ -144,7 +185,7 @@ async fn fill(
     globals: &Globals,
     snapshots: Vec<Snapshot>,
     keys: &mut Keys,
-) -> Result<(Vec<CopiedDatabase>, Vec<String>), MaskingError> {
+) -> Result<Filled, MaskingError> {
     let is_masked = copy.key.is_some();
     let omissions = Omissions { comments: copy.rules.comments, secrets: is_masked };
     let mut template = fresh.connect("template1").await?;
@@ -162,7 +203,7 @@ async fn fill(
         schemas.push(schema);
     }
     let (snapshots, rows) = load::load(copy, fresh, snapshots, keys).await?;
-    let mut databases = Vec::new();
+    let (mut databases, mut relations, mut joined_rows) = (Vec::new(), Relations::default(), 0);
     for ((mut snapshot, rows), schema) in snapshots.into_iter().zip(rows).zip(&schemas) {
         let plan = &snapshot.plan;
         copy.progress.wait_for(&format!("building keys and indexes of {}", plan.catalog.name));
@@ -175,11 +216,15 @@ async fn fill(
         schema.restore_section(fresh, Section::After(copy.streams), &plan.catalog.servers).await?;
         objects::refresh_views(plan, &mut connection).await?;
         connection.query("VACUUM (FREEZE, ANALYZE)").await?;
+        if is_masked {
+            joined_rows += rejoin::rejoin(plan, &mut snapshot.session, &mut connection).await?;
+        }
+        relations.add(plan, &mut connection).await?;
         databases.push(CopiedDatabase { plan: snapshot.plan, rows });
     }
     let keeps = |name: &str| !is_masked || !name.contains('.') || copy.rules.keep_settings.contains(name);
     let left_out = globals.make_settings(&mut template, keeps).await?;
     globals.make_flags(&mut template).await?;
     template.query("CHECKPOINT").await?;
-    Ok((databases, left_out))
+    Ok(Filled { databases, relations, joined_rows, settings_left_out: left_out })
 }

@@ -64,7 +64,7 @@ pub(super) enum Origin {
 }
 
 /// Why a plan cannot be carried out. It names tables and columns, never a value.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 pub struct Problem {
     pub database: String,
     /// `schema.table`, `schema.table.column`, or another object.
@@ -103,6 +103,7 @@ impl DatabasePlan {
                 let Some((rule, origin)) = assigned.get(&(table.oid, column.number)) else { continue };
                 let transform = if is_done_by_value(rule) {
                     let of_type = (column.type_oid, column.modifier);
+                    keys.column = format!("{}.{}.{}", catalog.name, table.full_name(), column.name);
                     match Transform::compile(rule, of_type, &catalog, keys) {
                         Ok(transform) => Some(transform),
                         Err(what) => {

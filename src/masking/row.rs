@@ -31,8 +31,6 @@ pub(super) struct Masking {
     pub transform: Transform,
     /// Templates want what it became, as this sibling.
     pub remember: Option<usize>,
-    /// Looks on.
-    pub witness: Option<Arc<dyn Witness>>,
 }
 
 /// A part of a template.
@@ -41,11 +39,6 @@ pub(super) enum Part {
     Text(String),
     /// What the sibling of this number became; nothing for NULL.
     Sibling(usize),
-}
-
-/// Sees values of one column before and after.
-pub(super) trait Witness: Send + Sync {
-    fn see(&self, raw: &str, masked: Option<&str>);
 }
 
 /// A value that cannot be masked, and which column of the output it is.
@@ -180,11 +173,7 @@ impl RowMasker {
             Became::Null
         } else {
             unescape(held, &mut self.raw)?;
-            let became = masking.transform.apply(&self.raw, &mut self.masked)?;
-            if let Some(witness) = &masking.witness {
-                witness.see(&self.raw, (became == Became::Text).then_some(&self.masked));
-            }
-            became
+            masking.transform.apply(&self.raw, &mut self.masked)?
         };
         match became {
             Became::Null => out.extend_from_slice(NULL),
@@ -260,7 +249,7 @@ mod tests {
     use super::*;
 
     fn mask(transform: Transform, remember: Option<usize>) -> Step {
-        Step::Mask(Masking { transform, remember, witness: None })
+        Step::Mask(Masking { transform, remember })
     }
 
     /// The same for the whole input at once and for every way of cutting it in two.

@@ -1,15 +1,172 @@
-//! The search for raw values in what is about to be sealed.
+//! The search for raw values in what is about to be sealed, and the proof that it would find them.
+//!
+//! What is searched for: a sample of the raw values of every masked column (`sample`), each in all the forms in which Postgres and its users write
+//! values (`scan`), and canaries. The canaries must be found, every one, in a control cluster; then nothing may be found in the masked
+//! one: no value, no page of a copied table with anything in its holes, no dead or changed row.
 
 use super::MaskingError;
-use super::pipeline::Copied;
-use crate::model::ScanSummary;
+use super::pipeline::{Canary, Copied};
+use super::scan::{Added, Finding, HeapFaults, LabelId, Patterns, PatternsBuilder, Place, Scan, ScanResult};
+use super::value::Leaf;
+use crate::model::{Entropy, ScanSummary};
 use crate::sources::Progress;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
 
-/// What was searched.
+/// Findings that an error lists.
+const SHOWN: usize = 20;
+
+/// What was searched, and found clean.
 pub(super) struct Scanned {
     pub summary: ScanSummary,
 }
 
-pub(super) async fn scan(_copied: &Copied, _progress: &Progress) -> Result<Scanned, MaskingError> {
-    Ok(Scanned { summary: ScanSummary::default() })
+/// What to search for.
+pub(super) struct Wanted {
+    patterns: Arc<Patterns>,
+    /// By label: the column a value is of.
+    columns: Vec<String>,
+    /// Labels of canaries.
+    canaries: BTreeSet<LabelId>,
+    values: u64,
+}
+
+/// A canary for every masked column whose values can be searched for.
+pub(super) fn canaries(leaves: &[(String, Arc<Leaf>)], entropy: &Entropy) -> Vec<(String, Canary)> {
+    let of_leaf = |(column, leaf): &(String, Arc<Leaf>)| {
+        let kind = leaf.sample.kind?;
+        Some(Canary::of(kind, entropy).into_iter().map(|canary| (column.clone(), canary)).collect::<Vec<_>>())
+    };
+    leaves.iter().filter_map(of_leaf).flatten().collect()
+}
+
+impl Wanted {
+    /// `is_ignored` says of a value that somebody has looked at it.
+    pub(super) fn new(
+        leaves: &[(String, Arc<Leaf>)],
+        canaries: &[(String, Canary)],
+        is_ignored: impl Fn(&str) -> bool,
+    ) -> Wanted {
+        let mut builder = PatternsBuilder::new();
+        let mut wanted = Wanted {
+            patterns: Arc::new(PatternsBuilder::new().build()),
+            columns: Vec::new(),
+            canaries: BTreeSet::new(),
+            values: 0,
+        };
+        for (column, canary) in canaries {
+            let label = wanted.label(column);
+            if let Added::Taken { .. } = builder.add(label, canary.kind, &canary.value) {
+                wanted.canaries.insert(label);
+            }
+        }
+        for (column, leaf) in leaves {
+            let Some(kind) = leaf.sample.kind else { continue };
+            let label = wanted.label(column);
+            for value in leaf.sample.values().iter().filter(|value| !is_ignored(value)) {
+                if let Added::Taken { .. } = builder.add(label, kind, value) {
+                    wanted.values += 1;
+                }
+            }
+        }
+        wanted.patterns = Arc::new(builder.build());
+        wanted
+    }
+
+    fn label(&mut self, column: &str) -> LabelId {
+        self.columns.push(column.to_owned());
+        LabelId(self.columns.len() as u32 - 1)
+    }
+
+    fn column(&self, label: LabelId) -> &str {
+        self.columns.get(label.0 as usize).map_or("", String::as_str)
+    }
+}
+
+/// Searches the control cluster and then the masked one. Blocks.
+pub(super) fn scan(
+    wanted: &Wanted,
+    control: &Path,
+    copied: &Copied,
+    threads: usize,
+    progress: &Progress,
+) -> Result<Scanned, MaskingError> {
+    let scan = Scan { patterns: wanted.patterns.clone(), threads };
+    let failed = |e: super::scan::ScanError| MaskingError::Findings { findings: vec![e.to_string()] };
+    progress.wait_for("trying the search for raw values on canaries");
+    let tried = scan.run(control, &|_| false).map_err(failed)?;
+    let missed: BTreeSet<&str> = wanted
+        .canaries
+        .iter()
+        .filter(|label| !tried.labels.contains(label))
+        .map(|label| wanted.column(*label))
+        .collect();
+    if !missed.is_empty() {
+        let finding = |column: &str| format!("the scan does not find the canary that stands for {column}");
+        return Err(MaskingError::Findings { findings: missed.into_iter().map(finding).collect() });
+    }
+    progress.wait_for("searching the masked cluster for raw values");
+    let result = scan.run(&copied.data_dir, &|file| copied.relations.is_copied(file)).map_err(failed)?;
+    let findings = findings(wanted, copied, &result);
+    if !findings.is_empty() {
+        return Err(MaskingError::Findings { findings });
+    }
+    let summary = ScanSummary {
+        files: result.files,
+        bytes: result.bytes,
+        decompressed_bytes: result.decompressed_bytes,
+        values: wanted.values,
+        patterns: result.patterns,
+        canaries: wanted.canaries.len() as u64,
+        joined_rows: copied.joined_rows,
+    };
+    Ok(Scanned { summary })
+}
+
+/// What is wrong, in words, without a value.
+fn findings(wanted: &Wanted, copied: &Copied, result: &ScanResult) -> Vec<String> {
+    let mut findings: Vec<String> = Vec::new();
+    let mut counted: BTreeMap<String, u64> = BTreeMap::new();
+    for finding in &result.findings {
+        *counted.entry(describe(wanted, copied, finding)).or_default() += 1;
+    }
+    let shown = counted.len().min(SHOWN);
+    findings.extend(counted.iter().take(SHOWN).map(|(text, count)| format!("  {text}, {count} times")));
+    if counted.len() > shown {
+        findings.push(format!("  and {} more places", counted.len() - shown));
+    }
+    for (file, HeapFaults { nonzero_holes, dead_items, updated_or_deleted_tuples, unreadable_pages }) in &result.heap {
+        findings.push(format!(
+            "  {}: {nonzero_holes} pages with something in their free space, {dead_items} dead items, \
+             {updated_or_deleted_tuples} changed or deleted rows, {unreadable_pages} pages that cannot be read",
+            place(copied, file)
+        ));
+    }
+    if result.detached_chunks > 0 {
+        findings.push(format!("  {} pieces of long values without a beginning", result.detached_chunks));
+    }
+    findings.extend(result.links.iter().map(|link| format!("  {}: a link that was not followed", link.display())));
+    findings
+}
+
+fn describe(wanted: &Wanted, copied: &Copied, finding: &Finding) -> String {
+    let how = match finding.place {
+        Place::Plain => "",
+        Place::Compressed | Place::JoinedCompressed => ", compressed",
+        Place::Joined => ", in pieces",
+    };
+    format!(
+        "a raw value of {} is in {} (as {}{how})",
+        wanted.column(finding.label),
+        place(copied, &finding.file),
+        finding.encoding.name()
+    )
+}
+
+fn place(copied: &Copied, file: &Path) -> String {
+    match copied.relations.of(file) {
+        Some((relation, _)) => format!("{} ({})", relation.name, file.display()),
+        None => file.display().to_string(),
+    }
 }

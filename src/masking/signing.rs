@@ -58,7 +58,7 @@ impl InstallationKey {
 }
 
 /// The public key of the installation at `data_dir`, if it has one.
-pub fn public_key(data_dir: &Path) -> Result<Option<String>, MaskingError> {
+pub(super) fn public_key(data_dir: &Path) -> Result<Option<String>, MaskingError> {
     match data_dir.join(FILE).exists() {
         true => InstallationKey::load_or_create(data_dir).map(|key| Some(key.public())),
         false => Ok(None),

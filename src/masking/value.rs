@@ -9,6 +9,7 @@ mod record;
 use super::catalog::{DatabaseCatalog, Oid, Type};
 use super::masks::{Changes, DomainKey, Longest, MaskError, MaskSpec, Masker, MaskingKey, ValueType};
 use super::rules::{ColumnRule, Mask};
+use super::sample::Sample;
 use array::Array;
 use json::JsonMask;
 use record::Record;
@@ -36,12 +37,26 @@ pub(super) enum Transform {
     Keep,
     Null,
     Constant(String),
-    Mask(Arc<Masker>),
-    /// The blanks that `char(n)` fills up with are no part of the value.
-    MaskPadded(Arc<Masker>),
+    Mask(Arc<Leaf>),
     Each(Arc<Array>),
     Fields(Arc<Record>),
     Json(Arc<JsonMask>),
+}
+
+/// A mask at work.
+pub(super) struct Leaf {
+    pub masker: Masker,
+    /// The blanks that `char(n)` fills up with are no part of the value.
+    is_padded: bool,
+    pub sample: Sample,
+}
+
+impl Leaf {
+    fn apply(&self, value: &str, out: &mut String) -> Result<(), MaskError> {
+        let value = if self.is_padded { value.trim_end_matches(' ') } else { value };
+        self.sample.offer(value, |value| !self.masker.may_write(value));
+        self.masker.apply(value, out)
+    }
 }
 
 /// What a value became.
@@ -52,15 +67,19 @@ pub(super) enum Became {
     Text,
 }
 
-/// The keys of the domains in use, derived once.
+/// The keys of the domains in use, derived once, and all masks that were made with them.
 pub(super) struct Keys {
     master: MaskingKey,
     domains: HashMap<String, DomainKey>,
+    /// With the column each is for, `database.schema.table.column`.
+    pub leaves: Vec<(String, Arc<Leaf>)>,
+    /// The column that masks are being made for.
+    pub column: String,
 }
 
 impl Keys {
     pub(super) fn new(master: MaskingKey) -> Keys {
-        Keys { master, domains: HashMap::new() }
+        Keys { master, domains: HashMap::new(), leaves: Vec::new(), column: String::new() }
     }
 
     fn domain(&mut self, name: &str) -> DomainKey {
@@ -90,10 +109,7 @@ impl Transform {
         match rule {
             ColumnRule::Mask(Mask { spec, domain }) => {
                 let ty = ty.ok_or("its type is unknown")?;
-                match Transform::of_mask(spec, &value_type(ty), &keys.domain(domain))? {
-                    Transform::Mask(masker) if ty.name == "bpchar" => Ok(Transform::MaskPadded(masker)),
-                    transform => Ok(transform),
-                }
+                Transform::of_mask(spec, domain, ty, keys)
             }
             ColumnRule::Each(element_rule) => {
                 let element = ty.and_then(|ty| Some((ty.element?, ty.delimiter)));
@@ -123,11 +139,12 @@ impl Transform {
                 if !is_json {
                     return Err(format!("json is for json and jsonb, and this is {}", named(ty)));
                 }
+                let text = Type { name: "text".to_owned(), ..ty.cloned().expect("it is a json type") };
                 let path = |(path, rule): &(super::rules::JsonPath, ColumnRule)| {
                     let ColumnRule::Mask(Mask { spec, domain }) = rule else {
                         return Err(format!("{path}: inside of a document only masks make sense"));
                     };
-                    let transform = Transform::of_mask(spec, &ValueType::Text, &keys.domain(domain));
+                    let transform = Transform::of_mask(spec, domain, &text, keys);
                     Ok((path.clone(), transform.map_err(|e| format!("{path}: {e}"))?))
                 };
                 let paths = paths.iter().map(path).collect::<Result<_, String>>()?;
@@ -136,12 +153,18 @@ impl Transform {
         }
     }
 
-    fn of_mask(spec: &MaskSpec, ty: &ValueType, key: &DomainKey) -> Result<Transform, String> {
+    fn of_mask(spec: &MaskSpec, domain: &str, ty: &Type, keys: &mut Keys) -> Result<Transform, String> {
+        let value_type = value_type(ty);
         Ok(match spec {
             MaskSpec::Keep => Transform::Keep,
             MaskSpec::Null => Transform::Null,
             MaskSpec::Constant { value } => Transform::Constant(value.clone()),
-            spec => Transform::Mask(Arc::new(Masker::new(spec, ty, key).map_err(|e| e.to_string())?)),
+            spec => {
+                let masker = Masker::new(spec, &value_type, &keys.domain(domain)).map_err(|e| e.to_string())?;
+                let leaf = Arc::new(Leaf { masker, is_padded: ty.name == "bpchar", sample: Sample::of_type(ty) });
+                keys.leaves.push((keys.column.clone(), leaf.clone()));
+                Transform::Mask(leaf)
+            }
         })
     }
 
@@ -151,8 +174,7 @@ impl Transform {
             Transform::Keep => out.push_str(value),
             Transform::Null => return Ok(Became::Null),
             Transform::Constant(constant) => out.push_str(constant),
-            Transform::Mask(masker) => masker.apply(value, out)?,
-            Transform::MaskPadded(masker) => masker.apply(value.trim_end_matches(' '), out)?,
+            Transform::Mask(leaf) => leaf.apply(value, out)?,
             Transform::Each(array) => array.apply(value, out)?,
             Transform::Fields(record) => record.apply(value, out)?,
             Transform::Json(document) => document.apply(value, out)?,
@@ -164,7 +186,7 @@ impl Transform {
     pub(super) fn is_unique(&self) -> bool {
         match self {
             Transform::Keep => true,
-            Transform::Mask(masker) | Transform::MaskPadded(masker) => masker.properties().unique,
+            Transform::Mask(leaf) => leaf.masker.properties().unique,
             Transform::Null | Transform::Constant(_) | Transform::Json(_) => false,
             Transform::Each(array) => array.element.is_unique(),
             Transform::Fields(record) => record.fields.iter().all(Transform::is_unique),
@@ -175,7 +197,7 @@ impl Transform {
     pub(super) fn longest(&self) -> Option<usize> {
         match self {
             Transform::Constant(constant) => Some(constant.chars().count()),
-            Transform::Mask(masker) | Transform::MaskPadded(masker) => match masker.properties().longest {
+            Transform::Mask(leaf) => match leaf.masker.properties().longest {
                 Longest::Chars(chars) => Some(chars),
                 Longest::AsInput => None,
             },
@@ -190,7 +212,7 @@ impl Transform {
         match self {
             Transform::Keep | Transform::Null => '\0',
             Transform::Constant(constant) => constant.chars().max().unwrap_or('\0'),
-            Transform::Mask(masker) | Transform::MaskPadded(masker) => masker.properties().widest,
+            Transform::Mask(leaf) => leaf.masker.properties().widest,
             Transform::Each(array) => array.element.widest(),
             Transform::Fields(record) => widest_of(&mut record.fields.iter()),
             Transform::Json(document) => widest_of(&mut document.paths.iter().map(|(_, transform)| transform)),
@@ -199,8 +221,7 @@ impl Transform {
 
     /// No output is its input, but for NULL and the empty string.
     pub(super) fn always_changes(&self) -> bool {
-        let always = |masker: &Masker| masker.properties().changes == Changes::Always;
-        matches!(self, Transform::Mask(masker) | Transform::MaskPadded(masker) if always(masker))
+        matches!(self, Transform::Mask(leaf) if leaf.masker.properties().changes == Changes::Always)
     }
 }
 

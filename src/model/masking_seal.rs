@@ -48,6 +48,8 @@ pub struct ScanSummary {
     pub patterns: u64,
     /// Canaries that were planted in a copy of the raw side and found there, each.
     pub canaries: u64,
+    /// Raw rows that were joined with what became of them.
+    pub joined_rows: u64,
 }
 
 impl MaskingStatement {

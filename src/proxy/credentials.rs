@@ -142,6 +142,7 @@ mod tests {
             durability: Default::default(),
             max_branches: 1,
             max_delta_bytes: None,
+            source: None,
             masking: None,
             trusted_signers: Vec::new(),
             allow_raw: false,

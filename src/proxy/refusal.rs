@@ -131,6 +131,8 @@ fn branch_sqlstate(error: &BranchError) -> &'static str {
         | BranchError::NoBranch { .. }
         | BranchError::NoBase { .. } => "3D000",
         BranchError::TooManyBranches { .. } => "53400",
+        // object_not_in_prerequisite_state
+        BranchError::NotMasked { .. } => "55000",
         BranchError::HeldElsewhere { .. } | BranchError::LeaseValid { .. } => "55006",
         BranchError::Stopping => "57P03",
         BranchError::Start { .. } | BranchError::LocalDataLost { .. } => "58000",
@@ -149,6 +151,9 @@ fn branch_hint(error: &BranchError) -> Option<String> {
         }
         BranchError::UnknownProject { known, .. } => format!("known projects: {}", known.join(", ")),
         BranchError::NoBase { project } => format!("run `offshoot import {project} --from SOURCE`"),
+        BranchError::NotMasked { project, .. } => {
+            format!("run `offshoot import {project} --from SOURCE` under the project's masking rules")
+        }
         BranchError::TooManyBranches { project, .. } => {
             format!(
                 "delete branches (`offshoot branch list {project}` shows them), or raise the project's max_branches"

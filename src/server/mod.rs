@@ -2,6 +2,7 @@
 
 use crate::admin::Admin;
 use crate::branch::{Branches, LifecycleError};
+use crate::masking::{self, MaskingError};
 use crate::model::Ambient;
 use crate::proxy::{Proxy, ProxyError};
 use crate::settings::Settings;
@@ -24,6 +25,8 @@ pub enum ServerError {
     Branch(#[from] LifecycleError),
     #[error(transparent)]
     Proxy(#[from] ProxyError),
+    #[error(transparent)]
+    Masking(#[from] MaskingError),
     #[error("cannot listen on server.admin_listen {address}: {source}")]
     Admin { address: std::net::SocketAddr, source: std::io::Error },
     #[error("cannot wait for signals: {0}")]
@@ -45,7 +48,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServerError> {
     let metrics = Metrics::new();
     store.register(&metrics);
     let catalog = Catalog::new(store, ambient.entropy.clone());
-    let branches = Branches::start(&settings, catalog, ambient.clone()).await?;
+    let branches = Branches::start(&settings, catalog, ambient.clone(), masking::policies(&settings)?).await?;
     let proxy = Proxy::bind(&settings.server, &settings.projects, branches.clone(), ambient).await?;
     let address = settings.server.admin_listen;
     branches.register(&metrics);

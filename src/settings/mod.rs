@@ -151,6 +151,9 @@ pub struct ProjectSettings {
     /// Bytes of pages of its own from which on a branch may not grow; without it, as far as the disk reaches.
     #[serde(default)]
     pub max_delta_bytes: Option<ByteSize>,
+    /// Where its data comes from, when no command says otherwise. Give the password in `PGPASSWORD` or `~/.pgpass` rather than here.
+    #[serde(default)]
+    pub source: Option<Secret>,
     /// Rules by which a base is masked. With them, branches are made of nothing but a base that was masked by them.
     #[serde(default)]
     pub masking: Option<PathBuf>,

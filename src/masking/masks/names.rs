@@ -212,6 +212,21 @@ struct Phrases {
 }
 
 impl Mask for Phrases {
+    /// Word by word, in any case and any order: more than it writes, never less.
+    fn may_write(&self, value: &str) -> bool {
+        let value = value.to_lowercase();
+        let words = |text: &'_ str| {
+            text.to_lowercase().split(|c: char| !c.is_alphabetic()).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let has = |word: &String, part: &Part| match part {
+            Part::Text(text) => words(text).contains(word),
+            Part::OneOf(list) => list.iter().any(|entry| words(entry).contains(word)),
+            Part::HouseNumber => false,
+        };
+        let known = |word: &String| self.templates.iter().flatten().any(|part| has(word, part));
+        words(&value).iter().filter(|word| !word.is_empty()).all(known)
+    }
+
     fn apply(&self, value: &str, out: &mut String) -> Result<(), MaskError> {
         until_changed(value, out, |attempt, out| {
             let mut draws = self.prf.draws(value.as_bytes(), attempt);

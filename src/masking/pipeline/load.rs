@@ -83,7 +83,7 @@ fn loads_of(database: usize, plan: &DatabasePlan, keys: &mut Keys) -> Result<Vec
         let mut seed_error = None;
         let seed =
             |domain: &str| keys.seed(domain).inspect_err(|e| seed_error = Some(e.to_string())).unwrap_or_default();
-        let copying = Copying::of(plan, table_plan, |_| None, seed);
+        let copying = Copying::of(plan, table_plan, seed);
         if let Some(reason) = seed_error {
             return Err(MaskingError::Fresh { what: "cannot derive a seed".to_owned(), reason });
         }

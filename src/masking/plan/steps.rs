@@ -5,7 +5,7 @@
 use super::{ColumnPlan, DatabasePlan, TablePlan};
 use crate::masking::catalog::quote;
 use crate::masking::masks::MaskSpec;
-use crate::masking::row::{Masking, Part, Step, Witness, escaped};
+use crate::masking::row::{Masking, Part, Step, escaped};
 use crate::masking::value::Transform;
 use std::sync::Arc;
 
@@ -24,11 +24,10 @@ pub(in crate::masking) struct Copying {
 }
 
 impl Copying {
-    /// `witness` looks on at the masked column of that name. `seed` is for shuffling.
+    /// `seed` is for shuffling.
     pub(in crate::masking) fn of(
         plan: &DatabasePlan,
         table_plan: &TablePlan,
-        witness: impl Fn(&ColumnPlan) -> Option<Arc<dyn Witness>>,
         mut seed: impl FnMut(&str) -> i64,
     ) -> Copying {
         let table = plan.table(table_plan);
@@ -56,9 +55,7 @@ impl Copying {
                     Step::Copy
                 }
                 (_, Some(Transform::Keep)) if remember.is_none() => Step::Copy,
-                (_, Some(transform)) => {
-                    Step::Mask(Masking { transform: transform.clone(), remember, witness: witness(column) })
-                }
+                (_, Some(transform)) => Step::Mask(Masking { transform: transform.clone(), remember }),
                 (_, None) => continue,
             };
             if !matches!(step, Step::Emit(_)) {
@@ -132,10 +129,15 @@ impl Copying {
         format!("COPY {}{columns} FROM STDIN{frozen}", self.into)
     }
 
-    /// How many rows come along, as the source counts them.
-    pub(in crate::masking) fn count(&self) -> String {
+    /// The first so many raw rows: of the columns as they are written, or only of those that masking reads.
+    pub(in crate::masking) fn preview(&self, rows: usize, is_to_be_masked: bool) -> String {
+        let columns = if is_to_be_masked { &self.selected } else { &self.columns };
         let filter = self.condition.as_ref().map(|condition| format!(" WHERE {condition}")).unwrap_or_default();
-        format!("SELECT count(*) FROM ONLY {}{filter}", self.from)
+        format!(
+            "COPY (SELECT {} FROM ONLY {}{filter} ORDER BY ctid LIMIT {rows}) TO STDOUT",
+            columns.join(", "),
+            self.from
+        )
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::encodings::Encoding;
 use super::patterns::LabelId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Findings that are listed; all are counted.
@@ -63,6 +63,8 @@ pub struct ScanResult {
     pub findings: Vec<Finding>,
     /// All findings.
     pub found: u64,
+    /// What all findings are of.
+    pub labels: BTreeSet<LabelId>,
     pub files: u64,
     /// Bytes read and searched plain.
     pub bytes: u64,
@@ -81,6 +83,7 @@ pub struct ScanResult {
 impl ScanResult {
     pub(super) fn add_finding(&mut self, finding: Finding) {
         self.found += 1;
+        self.labels.insert(finding.label);
         if self.findings.len() < LISTED {
             self.findings.push(finding);
         }
@@ -95,6 +98,7 @@ impl ScanResult {
     /// Adds what a part of the scan found.
     pub(super) fn merge(&mut self, part: ScanResult) {
         self.found += part.found;
+        self.labels.extend(part.labels);
         self.findings.extend(part.findings);
         self.findings.sort();
         self.findings.truncate(LISTED);

@@ -98,9 +98,10 @@ async fn the_config_lets_in_a_role_that_has_no_password() {
         durability: Default::default(),
         max_branches: 1,
         max_delta_bytes: None,
-            masking: None,
-            trusted_signers: Vec::new(),
-            allow_raw: false,
+        source: None,
+        masking: None,
+        trusted_signers: Vec::new(),
+        allow_raw: false,
         parameters: Default::default(),
         users: vec![
             user("nopassword", None, Some("given")),

@@ -1,0 +1,121 @@
+//! `offshoot masking …`: what the rules do to a source, column by column, and a few rows before and after.
+
+use super::{known_project, source, table};
+use crate::masking::{self, Check, Preview, Rules};
+use crate::model::ProjectName;
+use crate::settings::Settings;
+use crate::sources::{Server, Source};
+use anyhow::Context;
+use clap::Subcommand;
+use std::process::ExitCode;
+
+/// Characters of a value that a preview shows.
+const SHOWN: usize = 40;
+
+#[derive(Subcommand)]
+pub(super) enum MaskingCommand {
+    /// Every column of every database, what is done to it and why; exits with 1 if the rules do not cover or fit the source
+    Check {
+        project: ProjectName,
+        /// postgres://user@host/ [default: the project's source]
+        #[arg(long)]
+        from: Option<String>,
+        #[arg(long)]
+        json: bool,
+    },
+    /// A few rows of each table before and after; this shows raw values
+    Preview {
+        project: ProjectName,
+        /// postgres://user@host/ [default: the project's source]
+        #[arg(long)]
+        from: Option<String>,
+        /// Only tables whose schema.table holds this
+        #[arg(long)]
+        table: Option<String>,
+        /// Of each table
+        #[arg(long, default_value_t = 3)]
+        rows: usize,
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub(super) async fn run(settings: Settings, command: MaskingCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        MaskingCommand::Check { project, from, json } => {
+            let (rules, server) = subject(&settings, &project, from)?;
+            let check = masking::check(&server, &rules).await?;
+            print_check(&check, json)?;
+            Ok(if check.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        MaskingCommand::Preview { project, from, table, rows, json } => {
+            let (rules, server) = subject(&settings, &project, from)?;
+            let mut previews = masking::preview(&server, &rules, rows).await?;
+            previews.retain(|preview| table.as_ref().is_none_or(|part| preview.table.contains(part)));
+            print_previews(&previews, json)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn subject(settings: &Settings, project: &ProjectName, from: Option<String>) -> anyhow::Result<(Rules, Server)> {
+    let rules = known_project(settings, project)?.masking.as_deref();
+    let rules =
+        rules.with_context(|| format!("project {project} has no masking in the config; name a rules file there"))?;
+    match source(settings, project, from)? {
+        Source::Server(server) => Ok((Rules::load(rules)?, *server)),
+        Source::DataDirectory(path) => {
+            anyhow::bail!("{} is a data directory; start Postgres on it and give its URL", path.display())
+        }
+    }
+}
+
+fn print_check(check: &Check, json: bool) -> anyhow::Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(check)?);
+        return Ok(());
+    }
+    let mut listing = table(&["DATABASE", "TABLE", "COLUMN", "TYPE", "RULE", "BECAUSE"]);
+    for column in &check.columns {
+        let (rule, because) = match (&column.rule, &column.suggestion) {
+            (Some(rule), _) => (rule.clone(), column.because.clone().unwrap_or_default()),
+            (None, Some(suggestion)) => {
+                ("?".to_owned(), format!("perhaps {}: {}", suggestion.rule, suggestion.because))
+            }
+            (None, None) => ("?".to_owned(), "nothing speaks of a person; perhaps keep".to_owned()),
+        };
+        listing.add_row([&column.database, &column.table, &column.column, &column.type_name, &rule, &because]);
+    }
+    println!("{listing}");
+    for problem in &check.problems {
+        println!("problem: {problem}");
+    }
+    Ok(())
+}
+
+fn print_previews(previews: &[Preview], json: bool) -> anyhow::Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(previews)?);
+        return Ok(());
+    }
+    for preview in previews {
+        println!("{}: {}", preview.database, preview.table);
+        let columns = preview.columns.iter().map(String::as_str);
+        let mut listing = table(&[""].into_iter().chain(columns).collect::<Vec<_>>());
+        for (before, after) in preview.before.iter().zip(&preview.after) {
+            listing.add_row(row("before", before));
+            listing.add_row(row("after", after));
+        }
+        println!("{listing}\n");
+    }
+    Ok(())
+}
+
+fn row(which: &str, values: &[Option<String>]) -> Vec<String> {
+    let shown = |value: &Option<String>| match value {
+        None => "NULL".to_owned(),
+        Some(value) if value.chars().count() > SHOWN => format!("{}…", value.chars().take(SHOWN).collect::<String>()),
+        Some(value) => value.clone(),
+    };
+    std::iter::once(which.to_owned()).chain(values.iter().map(shown)).collect()
+}

@@ -1,0 +1,159 @@
+//! Raw rows joined with what became of them, by key: an independent look at the result, through Postgres on both sides.
+//!
+//! Some rows of each table with a key are read again, in the source's snapshot, masked once more here, and looked up in the masked database by their
+//! masked keys. Every column must be what its mask makes of the raw value, and no masked value may be a raw one where its mask promises change.
+
+use crate::masking::MaskingError;
+use crate::masking::catalog::{Table, field, literal, quote};
+use crate::masking::plan::{ColumnPlan, DatabasePlan, TablePlan};
+use crate::masking::rules::Rows;
+use crate::masking::value::{Became, Transform};
+use crate::sources::{Connection, Row};
+use std::collections::HashMap;
+
+/// Rows of each table that are looked at.
+const ROWS: u64 = 200;
+/// Longer values are left out of the statement that reads them again.
+const LONGEST: usize = 8192;
+
+/// Compares, and returns how many rows were. A difference is an error.
+pub(super) async fn rejoin(
+    plan: &DatabasePlan,
+    source: &mut Connection,
+    fresh: &mut Connection,
+) -> Result<u64, MaskingError> {
+    let mut joined = 0;
+    for table_plan in plan.tables.iter().filter(|table| table.rows == Rows::All) {
+        let table = plan.table(table_plan);
+        if table.is_partitioned || table.extension_condition.is_some() {
+            continue;
+        }
+        if let Some(join) = Join::of(plan, table, table_plan) {
+            joined += join.run(source, fresh).await?;
+        }
+    }
+    Ok(joined)
+}
+
+struct Join<'a> {
+    database: &'a str,
+    table: &'a Table,
+    /// Where its rows are found: for a row that may have moved to another partition the whole table.
+    from: String,
+    filter: Option<&'a str>,
+    columns: Vec<&'a ColumnPlan>,
+    /// Places in `columns`.
+    key: Vec<usize>,
+}
+
+impl<'a> Join<'a> {
+    /// `None` where no unique index consists of columns whose masks are known for each value.
+    fn of(plan: &'a DatabasePlan, table: &'a Table, table_plan: &'a TablePlan) -> Option<Join<'a>> {
+        let columns: Vec<&ColumnPlan> = table_plan.columns.iter().filter(|column| column.transform.is_some()).collect();
+        let place = |number: &i16| columns.iter().position(|column| column.column.number == *number);
+        let usable = table.indexes.iter().filter(|index| {
+            index.is_unique
+                && !index.has_expressions
+                && !index.is_partial
+                && !index.is_exclusion
+                && !index.columns.is_empty()
+        });
+        let is_telling = |at: &usize| columns[*at].transform.as_ref().is_some_and(Transform::is_unique);
+        let key = usable.filter_map(|index| index.columns.iter().map(place).collect::<Option<Vec<usize>>>());
+        let key = key.filter(|key| key.iter().all(is_telling)).min_by_key(Vec::len)?;
+        let from = match table_plan.through.and_then(|oid| plan.catalog.table(oid)) {
+            Some(root) => root.quoted(),
+            None => format!("ONLY {}", table.quoted()),
+        };
+        let filter = table_plan.filter.as_deref();
+        Some(Join { database: &plan.catalog.name, table, from, filter, columns, key })
+    }
+
+    async fn run(&self, source: &mut Connection, fresh: &mut Connection) -> Result<u64, MaskingError> {
+        let list: Vec<String> = self.columns.iter().map(|column| quote(&column.column.name)).collect();
+        let mut read = format!("SELECT {} FROM ONLY {}", list.join(", "), self.table.quoted());
+        if let Some(filter) = self.filter {
+            read += &format!(" WHERE ({filter})");
+        }
+        let raw = source.query(&format!("{read} LIMIT {ROWS}")).await?;
+        let mut expected: HashMap<Vec<String>, (Row, Row)> = HashMap::new();
+        for row in raw {
+            if row.iter().flatten().any(|value| value.len() > LONGEST) {
+                continue;
+            }
+            let masked = self.mask(&row)?;
+            let key: Option<Vec<String>> = self.key.iter().map(|at| masked[*at].clone()).collect();
+            // A unique index may hold NULLs, and such rows are not found by it.
+            expected.extend(key.map(|key| (key, (row, masked))));
+        }
+        if expected.is_empty() {
+            return Ok(0);
+        }
+        let keys: Vec<String> = self.key.iter().map(|at| list[*at].clone()).collect();
+        let tuple =
+            |key: &Vec<String>| format!("({})", key.iter().map(|part| literal(part)).collect::<Vec<_>>().join(", "));
+        let tuples: Vec<String> = expected.keys().map(tuple).collect();
+        let find = format!(
+            "SELECT {} FROM {} WHERE ({}) IN ({})",
+            list.join(", "),
+            self.from,
+            keys.join(", "),
+            tuples.join(", ")
+        );
+        let found = fresh.query(&find).await?;
+        for row in &found {
+            let key: Vec<String> = self.key.iter().map(|at| field(Some(row), *at)).collect();
+            let (raw, masked) = expected.remove(&key).ok_or_else(|| self.differs("a key"))?;
+            self.compare(&raw, &masked, row)?;
+        }
+        match expected.is_empty() {
+            true => Ok(found.len() as u64),
+            false => Err(self.differs("a row that is missing")),
+        }
+    }
+
+    fn mask(&self, raw: &Row) -> Result<Row, MaskingError> {
+        let value = |(value, column): (&Option<String>, &&ColumnPlan)| {
+            let (Some(value), Some(transform)) = (value, &column.transform) else { return Ok(None) };
+            let mut masked = String::new();
+            let became = transform.apply(value, &mut masked).map_err(|e| MaskingError::Value {
+                database: self.database.to_owned(),
+                table: self.table.full_name(),
+                column: column.column.name.clone(),
+                row: 0,
+                reason: e.to_string(),
+            })?;
+            Ok((became == Became::Text).then_some(masked))
+        };
+        raw.iter().zip(&self.columns).map(value).collect()
+    }
+
+    fn compare(&self, raw: &Row, expected: &Row, found: &Row) -> Result<(), MaskingError> {
+        for (at, column) in self.columns.iter().enumerate() {
+            let name = &column.column.name;
+            let trim = |value: &Option<String>| value.as_ref().map(|value| value.trim_end_matches(' ').to_owned());
+            // What a type prints need not be what it was given: JSON, arrays and composites are told apart by their own equality.
+            if column.is_compared_as_text() && trim(&expected[at]) != trim(&found[at]) {
+                return Err(self.differs(name));
+            }
+            let promises = column.transform.as_ref().is_some_and(Transform::always_changes);
+            let is_there = found[at].as_ref().is_some_and(|value| !value.trim().is_empty() && value != "\\x");
+            if promises && is_there && trim(&raw[at]) == trim(&found[at]) {
+                return Err(self.differs(&format!("{name}, which is the raw value")));
+            }
+        }
+        Ok(())
+    }
+
+    fn differs(&self, what: &str) -> MaskingError {
+        let findings =
+            vec![format!("{}.{}: rows joined by their keys differ in {what}", self.database, self.table.full_name())];
+        MaskingError::Findings { findings }
+    }
+}
+
+impl ColumnPlan {
+    fn is_compared_as_text(&self) -> bool {
+        matches!(self.transform, Some(Transform::Keep | Transform::Null | Transform::Mask(_)))
+    }
+}
