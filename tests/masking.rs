@@ -430,7 +430,7 @@ fn a_key_gives_the_same_values_again_and_another_key_others() {
         let of = |column: &str| masked.psql(branch, &format!("select md5(string_agg({column}, ',' order by id)) from customers"));
         ["name", "email", "phone", "card_number", "note", "city"].map(of)
     };
-    let mut imported = |masked: &mut Masked, branch: &str| {
+    let imported = |masked: &mut Masked, branch: &str| {
         masked.import();
         masked.node.start();
         let digest = digest(masked, branch);

@@ -146,7 +146,8 @@ async fn snapshots(source: &Server, rules: &Rules) -> Result<(Vec<Snapshot>, Vec
     let databases = pipeline::databases(&mut session).await?;
     // Whether a mask fits does not depend on the key.
     let key = read_key(rules).or_else(|_| MaskingKey::new(&[0; 32]))?;
-    pipeline::plan(source, &databases, rules, &mut Keys::new(key)).await
+    let (snapshots, problems, _) = pipeline::plan(source, &databases, rules, &mut Keys::new(key)).await?;
+    Ok((snapshots, problems))
 }
 
 /// All that a COPY sends.

@@ -84,7 +84,7 @@ async fn search(
     let progress = progress.clone();
     let search = move || {
         let canaries: Vec<_> = columns.into_iter().zip(canaries).collect();
-        let wanted = scanning::Wanted::new(&copied.leaves, &canaries, |_| false);
+        let wanted = scanning::Wanted::new(&copied.leaves, &canaries, |value| copied.literals.is_allowed(value));
         let scanned = scanning::scan(&wanted, &control, &copied, threads, &progress)?;
         std::fs::remove_dir_all(&control).map_err(MaskingError::io("cannot remove the control cluster"))?;
         Ok((copied, scanned))

@@ -15,6 +15,7 @@ mod catalog;
 mod check;
 mod error;
 mod import;
+mod literals;
 mod masks;
 mod pipeline;
 mod plan;

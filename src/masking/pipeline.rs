@@ -24,6 +24,7 @@ pub(super) use fresh::set_for_copy;
 
 use super::MaskingError;
 use super::catalog::{DatabaseCatalog, field};
+use super::literals::Literals;
 use super::masks::MaskingKey;
 use super::plan::{DatabasePlan, Problem};
 use super::rules::{LargeObjects, Rules};
@@ -65,6 +66,7 @@ pub(super) struct Copied {
     pub joined_rows: u64,
     /// All masks that were used, by column.
     pub leaves: Vec<(String, Arc<Leaf>)>,
+    pub literals: Arc<Literals>,
     installation: Installation,
     shape: Shape,
     settings: ComputeSettings,
@@ -93,8 +95,9 @@ pub(super) async fn plan(
     databases: &[String],
     rules: &Rules,
     keys: &mut Keys,
-) -> Result<(Vec<Snapshot>, Vec<Problem>), MaskingError> {
+) -> Result<(Vec<Snapshot>, Vec<Problem>, Arc<Literals>), MaskingError> {
     let (mut snapshots, mut problems) = (Vec::new(), unknown_databases(rules, databases));
+    let mut literals = Literals::default();
     for database in databases {
         let mut session = Connection::open(source, Purpose::Queries(database)).await?;
         set_for_copy(&mut session).await?;
@@ -103,9 +106,16 @@ pub(super) async fn plan(
         let catalog = DatabaseCatalog::read(&mut session, database).await?;
         let (plan, found) = DatabasePlan::new(catalog, rules, keys);
         problems.extend(found);
+        if rules.is_masking() {
+            problems.extend(literals.read(&mut session, database, rules).await?);
+        }
         snapshots.push(Snapshot { session, name: field(exported.first(), 0), plan: Arc::new(plan) });
     }
-    Ok((snapshots, problems))
+    let literals = Arc::new(literals);
+    for (column, leaf) in &keys.leaves {
+        leaf.sample.watch(literals.clone(), column);
+    }
+    Ok((snapshots, problems, literals))
 }
 
 /// Databases of a server that people can connect to, `template1` included: what is made from it is made of that.
@@ -138,14 +148,14 @@ pub(super) async fn copy(copy: Copy) -> Result<Copied, MaskingError> {
     // Without rules no mask is made, and no key is used.
     let key = copy.key.clone().map_or_else(|| MaskingKey::new(&[0; 32]), Ok)?;
     let mut keys = Keys::new(key);
-    let (snapshots, problems) = plan(&copy.source, &names, &copy.rules, &mut keys).await?;
+    let (snapshots, problems, literals) = plan(&copy.source, &names, &copy.rules, &mut keys).await?;
     if !problems.is_empty() {
         return Err(MaskingError::Plan { problems });
     }
     let fresh = Fresh::make(&copy.folder, &copy.settings, installation.clone(), &shape, copy.source_settings.clone());
     let mut fresh = fresh.await?;
     fresh.start().await?;
-    let filled = fill(&copy, &fresh, &globals, snapshots, &mut keys).await?;
+    let filled = fill(&copy, &fresh, &globals, snapshots, &literals, &mut keys).await?;
     fresh.stop().await?;
     let Filled { databases, relations, joined_rows, settings_left_out } = filled;
     let (data_dir, leaves, settings, folder) = (fresh.data_dir(), keys.leaves, copy.settings, copy.folder);
@@ -155,6 +165,7 @@ pub(super) async fn copy(copy: Copy) -> Result<Copied, MaskingError> {
         relations,
         joined_rows,
         leaves,
+        literals,
         installation,
         shape,
         settings,
@@ -184,6 +195,7 @@ async fn fill(
     fresh: &Fresh,
     globals: &Globals,
     snapshots: Vec<Snapshot>,
+    literals: &Literals,
     keys: &mut Keys,
 ) -> Result<Filled, MaskingError> {
     let is_masked = copy.key.is_some();
@@ -203,6 +215,10 @@ async fn fill(
         schemas.push(schema);
     }
     let (snapshots, rows) = load::load(copy, fresh, snapshots, keys).await?;
+    let findings = literals.findings();
+    if !findings.is_empty() {
+        return Err(MaskingError::Findings { findings });
+    }
     let (mut databases, mut relations, mut joined_rows) = (Vec::new(), Relations::default(), 0);
     for ((mut snapshot, rows), schema) in snapshots.into_iter().zip(rows).zip(&schemas) {
         let plan = &snapshot.plan;

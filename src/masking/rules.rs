@@ -137,6 +137,11 @@ impl Rules {
         }
     }
 
+    /// Whether they were written by anyone.
+    pub(super) fn is_masking(&self) -> bool {
+        !matches!(&self.key, KeySource::Environment(variable) if variable.is_empty())
+    }
+
     /// SHA-256 of what the rules say, in hexadecimal.
     pub fn fingerprint(&self) -> String {
         let canonical = serde_json::to_vec(self).expect("plain data with string keys is JSON");

@@ -4,11 +4,12 @@
 //! streams. Most values cost a hash and a comparison. In memory only, and never shown.
 
 use super::catalog::Type;
+use super::literals::Literals;
 use super::scan::SecretKind;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Values that are kept of a column.
 const KEPT: usize = 32;
@@ -22,15 +23,26 @@ pub(super) struct Sample {
     /// Greatest hash that is still of interest.
     bound: AtomicU64,
     kept: Mutex<BTreeMap<u64, Box<str>>>,
+    /// What definitions quote, and the column this is of.
+    literals: OnceLock<(Arc<Literals>, String)>,
 }
 
 impl Sample {
     pub(super) fn of_type(ty: &Type) -> Sample {
-        Sample { kind: kind(ty), bound: AtomicU64::new(u64::MAX), kept: Mutex::default() }
+        Sample { kind: kind(ty), bound: AtomicU64::new(u64::MAX), kept: Mutex::default(), literals: OnceLock::new() }
+    }
+
+    /// From here on values are compared with what definitions quote.
+    pub(super) fn watch(&self, literals: Arc<Literals>, column: &str) {
+        // Planned anew: the first plan's values count.
+        let _ = self.literals.set((literals, column.to_owned()));
     }
 
     /// Keeps `value` if it is one of those with the smallest hashes and `is_telling`.
     pub(super) fn offer(&self, value: &str, is_telling: impl FnOnce(&str) -> bool) {
+        if let Some((literals, column)) = self.literals.get() {
+            literals.meet(value, column);
+        }
         if self.kind.is_none() || value.is_empty() || value.len() > LONGEST {
             return;
         }
@@ -75,7 +87,7 @@ mod tests {
     use super::*;
 
     fn text() -> Sample {
-        Sample { kind: Some(SecretKind::Text), bound: AtomicU64::new(u64::MAX), kept: Mutex::default() }
+        Sample { kind: Some(SecretKind::Text), bound: AtomicU64::new(u64::MAX), kept: Mutex::default(), literals: OnceLock::new() }
     }
 
     #[test]

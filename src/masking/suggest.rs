@@ -133,6 +133,15 @@ fn by_type(family: Family) -> Option<Suggestion> {
     })
 }
 
+/// Whether one value, wherever it is, looks like what identifies a person.
+pub(super) fn is_personal(value: &str) -> bool {
+    let value = value.trim();
+    // Patterns and addresses that are there to be written about.
+    let is_pattern = value.contains(['%', '*', '^', '\\', '$', '<', '{']);
+    let is_example = ["@example.", ".example", ".invalid", ".test"].iter().any(|part| value.contains(part));
+    !is_pattern && !is_example && (is_email(value) || is_iban(value) || is_card(value) || value.starts_with('+') && is_phone(value))
+}
+
 fn is_email(value: &str) -> bool {
     let Some((local, host)) = value.split_once('@') else { return false };
     !local.is_empty() && host.contains('.') && !value.contains(char::is_whitespace)
