@@ -85,8 +85,15 @@ fn the_cache_is_mapped() {
     assert_eq!(shop.psql("shop@x", sum), right);
 }
 
-/// Steps that no serving node takes: `tests/collection.rs`, `src/store` and `src/pageserver/tests` have their tests.
-const ELSEWHERE: [FaultPoint; 6] = [
+/// Steps that no serving node takes: `tests/masking_kills.rs`, `tests/collection.rs`, `src/store` and `src/pageserver/tests` have their tests.
+const ELSEWHERE: [FaultPoint; 13] = [
+    FaultPoint::SchemaRestored,
+    FaultPoint::RowsCopied,
+    FaultPoint::ClusterCopied,
+    FaultPoint::ClusterSearched,
+    FaultPoint::BaseStaged,
+    FaultPoint::ReportPut,
+    FaultPoint::BaseManifestPut,
     FaultPoint::TombstonePut,
     FaultPoint::PinPut,
     FaultPoint::CondemnPut,

@@ -50,7 +50,7 @@ fn no_secret_is_in_anything_that_sql_shows_of_a_branch() {
     assert!(missed.is_empty(), "the search does not find in the source: {missed:#?}");
 
     for (what, text) in all_text(|database| masked.url(&format!("{database}@x"))) {
-        assert!(text.len() > 50_000, "{what} has only {} bytes", text.len());
+        assert!(text.len() > 5_000, "{what} has only {} bytes", text.len());
         secrets.assert_none_in(&what, text.as_bytes());
     }
     let count = |sql: &str| masked.psql("clinic@x", sql);
@@ -72,9 +72,11 @@ fn no_word_of_a_branch_begins_as_raw_values_do() {
     for database in CLINIC_DATABASES {
         let text = contents::dump(&masked.url(&format!("{database}@x")), &[]);
         let words = text.split(|c: char| !c.is_alphanumeric() && c != '_');
-        let is_raw = |word: &&str| word.len() > 3 && word.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("raw"));
+        let is_raw =
+            |word: &&str| word.len() > 3 && word.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("raw"));
         // What is drawn may begin with anything: 16 characters of an address or a path, 10 of a host, 8 or 6 of a code.
-        let is_drawn = |word: &&str| [16, 10, 8, 6].contains(&word.len()) && word.bytes().any(|byte| byte.is_ascii_digit());
+        let is_drawn =
+            |word: &&str| [16, 10, 8, 6].contains(&word.len()) && word.bytes().any(|byte| byte.is_ascii_digit());
         let raw: Vec<&str> = words.filter(is_raw).filter(|word| *word != "RawLiteral" && !is_drawn(word)).collect();
         assert!(raw.is_empty(), "{database}: {raw:?}");
     }
@@ -89,23 +91,22 @@ fn no_secret_is_in_any_file_of_a_branch_its_node_or_its_store() {
     assert!(in_source.secrets.len() > 600, "the search finds only {} values in the source", in_source.secrets.len());
 
     // Everything that a branch writes by itself: WAL, statistics, new versions of rows and of indexes.
-    masked.psql("clinic@x", "update public.patient set active = not active; vacuum full analyze; checkpoint");
+    for sql in ["update public.patient set active = not active", "vacuum full analyze", "checkpoint"] {
+        masked.psql("clinic@x", sql);
+    }
     let mount = masked.psql("clinic@x", "show data_directory");
-    let mounted = secrets.below(Path::new(&mount));
-    assert!(mounted.files > 1000 && mounted.bytes > 40 << 20, "{} files in {mount}", mounted.files);
-    mounted.assert_none("the data directory of a branch");
-    let wal = secrets.below(&Path::new(&mount).join("pg_wal"));
-    assert!(wal.bytes >= 16 << 20, "{} bytes of WAL", wal.bytes);
+    assert!(Path::new(&mount).starts_with(masked.node.data_dir()), "{mount}");
+    let wal: u64 = masked.psql("clinic@x", "select sum(size) from pg_ls_waldir()").parse().expect("a number");
+    assert!(wal >= 16 << 20, "{wal} bytes of WAL");
+    // The mount, the WAL beside it, and the cache.
     let node = secrets.below(masked.node.data_dir());
-    assert!(node.bytes > mounted.bytes, "the node's folder holds the mount and more");
+    assert!(node.files > 1000 && node.bytes > 50 << 20, "{} files of {} bytes", node.files, node.bytes);
     node.assert_none("the node's folder");
     masked.node.stop();
     secrets.below(masked.node.data_dir()).assert_none("a stopped node's folder");
-    let project = masked.node.store_dir().join("v1/project/shop");
-    let stored = secrets.below(&project);
-    assert!(stored.files >= 5, "{} objects below {}", stored.files, project.display());
-    stored.assert_none("the project in the store");
-    secrets.below(&masked.node.store_dir()).assert_none("the store");
+    let stored = secrets.below(&masked.node.store_dir());
+    assert!(stored.files >= 5 && stored.bytes > 5 << 20, "{} objects in the store", stored.files);
+    stored.assert_none("the store");
     secrets.assert_none_in("the log", masked.node.log().as_bytes());
 }
 
@@ -162,13 +163,14 @@ const LEFT_OUT: [&str; 5] = [
 #[test]
 fn the_schema_is_the_source_s() {
     let masked = Masked::served_clinic();
-    let secret_kinds = |definition: &Definition| !definition.name.ends_with(" SERVER") && !definition.name.ends_with(" USER MAPPING");
+    let secret_kinds =
+        |definition: &Definition| !definition.name.ends_with(" SERVER") && !definition.name.ends_with(" USER MAPPING");
     for database in CLINIC_DATABASES {
         let source = contents::definitions(&masked.source.database(POSTGRES, database), &LEFT_OUT);
         let branch = contents::definitions(&masked.url(&format!("{database}@x")), &LEFT_OUT);
         let compared = |all: &[Definition]| all.iter().filter(|one| secret_kinds(one)).cloned().collect::<Vec<_>>();
         assert!(database == "ledger" || source.len() > 300, "{} definitions", source.len());
-        assert_same_definitions(&compared(&source), &compared(&branch));
+        contents::assert_same_definitions(&compared(&source), &compared(&branch));
         let names = |all: &[Definition], kind: &str| {
             all.iter().filter(|one| one.name.ends_with(kind)).map(|one| one.name.clone()).collect::<Vec<_>>()
         };
@@ -190,15 +192,6 @@ fn the_schema_is_the_source_s() {
     ] {
         assert_eq!(masked.psql("clinic@x", kept), masked.source.psql("clinic", kept), "{kept}");
     }
-}
-
-fn assert_same_definitions(source: &[Definition], branch: &[Definition]) {
-    let missing = |from: &[Definition], other: &[Definition]| {
-        from.iter().filter(|one| !other.contains(one)).map(|one| one.text.clone()).collect::<Vec<_>>()
-    };
-    let (gone, new) = (missing(source, branch), missing(branch, source));
-    assert!(gone.is_empty() && new.is_empty(), "only in the source:\n{}\nonly in the branch:\n{}", gone.join(""), new.join(""));
-    assert_eq!(source, branch, "in the same order");
 }
 
 #[test]
@@ -224,7 +217,8 @@ fn all_rows_are_there_but_those_that_rules_leave_out() {
 fn sequences_go_on_where_the_source_s_do_but_for_permuted_keys() {
     let masked = Masked::served_clinic();
     for database in CLINIC_DATABASES {
-        let is_permuted = |line: &String| line.starts_with("public.patient_id_seq|") || line.starts_with("public.payer_id_seq|");
+        let is_permuted =
+            |line: &String| line.starts_with("public.patient_id_seq|") || line.starts_with("public.payer_id_seq|");
         let (permuted, others): (Vec<String>, Vec<String>) =
             contents::sequences(&masked.url(&format!("{database}@x"))).into_iter().partition(is_permuted);
         let mut source = contents::sequences(&masked.source.database(POSTGRES, database));
@@ -245,10 +239,17 @@ fn keys_hold_and_views_are_filled_from_masked_rows() {
         let (source, branch) = (masked.source.database(POSTGRES, database), masked.url(&format!("{database}@x")));
         let orphans = contents::orphans(&source);
         assert!(!orphans.is_empty());
-        assert_eq!(contents::orphans(&branch), orphans, "as many rows refer to nothing, and as many constraints are valid");
+        assert_eq!(
+            contents::orphans(&branch),
+            orphans,
+            "as many rows refer to nothing, and as many constraints are valid"
+        );
     }
     let source = contents::orphans(&masked.source.database(POSTGRES, "clinic"));
-    assert!(source.iter().any(|line| line.ends_with("|f|2")), "the constraint that is not valid has its two: {source:?}");
+    assert!(
+        source.iter().any(|line| line.ends_with("|f|2")),
+        "the constraint that is not valid has its two: {source:?}"
+    );
     assert!(source.len() > 15);
 
     let views = contents::materialized_views(&masked.url("clinic@x"));
@@ -276,24 +277,23 @@ fn keys_hold_and_views_are_filled_from_masked_rows() {
 fn kept_columns_are_equal_value_for_value() {
     let masked = Masked::served_clinic();
     let report = report(&masked);
-    let mut compared = 0;
-    for (database, table, columns) in kept_columns(&report) {
-        if ["public.where_some_rows", "public.rows_none"].contains(&table.as_str()) {
-            continue;
-        }
-        let (schema, name) = table.split_once('.').expect("a schema and a name");
-        let quoted: Vec<String> = columns.iter().map(|column| format!("\"{}\"", column.replace('"', "\"\""))).collect();
-        let place = format!("\"{schema}\".\"{}\"", name.replace('"', "\"\""));
-        let digest = format!(
-            "select count(*), md5(string_agg(r, chr(10) order by r collate \"C\")) from (select row({})::text as r from only {place}) k",
-            quoted.join(", ")
-        );
-        assert_eq!(
-            masked.psql(&format!("{database}@x"), &digest),
-            masked.source.psql(&database, &digest),
-            "{database}.{table}: {columns:?}"
-        );
-        compared += columns.len();
+    let kept = kept_columns(&report);
+    let compared: usize = kept.iter().map(|(_, _, columns)| columns.len()).sum();
+    for database in CLINIC_DATABASES {
+        let digests = kept.iter().filter(|(of, table, _)| of == database && table != "public.where_some_rows").map(|(_, table, columns)| {
+            let (schema, name) = table.split_once('.').expect("a schema and a name");
+            let quote = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+            let columns: Vec<String> = columns.iter().map(|column| quote(column)).collect();
+            let (columns, place) = (columns.join(", "), format!("{}.{}", quote(schema), quote(name)));
+            format!(
+                "select $label${table}: {columns}$label$, count(*), md5(string_agg(r, chr(10) order by r collate \"C\")) from \
+                 (select row({columns})::text as r from only {place}) k"
+            )
+        });
+        let digests: Vec<String> = digests.collect();
+        let (source, branch) = (masked.source.database(POSTGRES, database), masked.url(&format!("{database}@x")));
+        let run = |url: &str| psql(url, &digests.join(";\n")).lines().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(run(&branch), run(&source));
     }
     assert!(compared > 150, "only {compared} columns were compared");
     // Not by the report's word: every type's corners.
@@ -307,7 +307,7 @@ fn kept_columns_are_equal_value_for_value() {
         "select * from shape.pseudo_numbers order by id",
         "select id, md5(pixels), md5(uncompressed), length(report) from storage.large_values order by id",
         "select id, (home).zip, (home).place from shape.composites order by id",
-        "select id, plain -> 'big', plain -> 'e' from shape.documents where id = 3",
+        "select plain::text ~ '1234567890123456789012345678901234567890.10' from shape.documents where id = 3",
         "select sum((profile ->> 'visits')::int), count(*) filter (where profile -> 'vip' = 'null'), sum(length(note)) from public.patient",
         "select blood, count(*) from public.patient group by 1 order by 1",
         "select extract(isodow from taken_at), sum(reading::numeric), count(distinct patient_id) from public.lab_result group by 1 order by 1",
@@ -346,7 +346,13 @@ fn nulls_stay_null_and_empty_strings_empty() {
     let masked = Masked::served_clinic();
     let by_value = "first_name, last_name, full_name, company, street, city, card_number, iban, homepage, cut, chosen, short_code, fixed_code";
     let row = |id: u32| format!("select {by_value}, bucketed from public.mask_corners where id = {id}");
-    assert_eq!(masked.psql("clinic@x", &format!("select num_nonnulls({by_value}, bucketed) from public.mask_corners where id = 61")), "0");
+    assert_eq!(
+        masked.psql(
+            "clinic@x",
+            &format!("select num_nonnulls({by_value}, bucketed) from public.mask_corners where id = 61")
+        ),
+        "0"
+    );
     assert_eq!(masked.psql("clinic@x", &row(62)), masked.source.psql("clinic", &row(62)));
     assert_eq!(masked.psql("clinic@x", "select hashed from public.mask_corners where id = 62"), "");
     let nulls = "select count(email), count(*) filter (where note is null), count(*) filter (where note = ''), count(home), \
@@ -365,7 +371,10 @@ fn one_address_is_one_pseudonym_everywhere_and_unique_values_stay_so() {
     let masked = Masked::served_clinic();
     let clinic = |sql: &str| masked.psql("clinic@x", sql);
     let pseudonym = clinic("select contact_email from old.person_base where id = 10");
-    assert!(pseudonym.ends_with("@example.org") && pseudonym.len() == "1234567890123456@example.org".len(), "{pseudonym}");
+    assert!(
+        pseudonym.ends_with("@example.org") && pseudonym.len() == "1234567890123456@example.org".len(),
+        "{pseudonym}"
+    );
     for place in [
         "select contact_email from secured.policy_enabled where id = 6",
         "select owner_email from part.by_list_with_default where id = 30",
@@ -375,7 +384,7 @@ fn one_address_is_one_pseudonym_everywhere_and_unique_values_stay_so() {
         assert_eq!(clinic(place), pseudonym, "{place}");
     }
     assert_eq!(clinic(&format!("select count(*) from public.doctor where contact_email = '{pseudonym}'")), "1");
-    let payer = "select contact_email from payer join cost_centre on payer_id = payer.id where code = 'Façade'";
+    let payer = "select contact_email from payer join cost_centre on payer_id = payer.id where code like 'Fa%ade'";
     assert_eq!(masked.psql("ledger@x", payer), pseudonym);
 
     for (table, columns) in [
@@ -416,7 +425,11 @@ fn a_masked_base_says_what_was_done_and_a_raw_one_does_not() {
     for key in ["rules_sha256", "key_id", "signer"] {
         assert_eq!(report[key], seal[key]);
     }
-    assert!(report["scan"]["values"].as_u64().expect("a number") > 100, "the scan searched for values: {}", report["scan"]);
+    assert!(
+        report["scan"]["values"].as_u64().expect("a number") > 100,
+        "the scan searched for values: {}",
+        report["scan"]
+    );
 
     let raw = Masked::new(SourceOptions::of(Major::Fifteen), config_with(""));
     raw.import();
@@ -427,7 +440,9 @@ fn a_masked_base_says_what_was_done_and_a_raw_one_does_not() {
 fn a_key_gives_the_same_values_again_and_another_key_others() {
     let mut masked = Masked::shop(SHOP_RULES);
     let digest = |masked: &Masked, branch: &str| {
-        let of = |column: &str| masked.psql(branch, &format!("select md5(string_agg({column}, ',' order by id)) from customers"));
+        let of = |column: &str| {
+            masked.psql(branch, &format!("select md5(string_agg({column}, ',' order by id)) from customers"))
+        };
         ["name", "email", "phone", "card_number", "note", "city"].map(of)
     };
     let imported = |masked: &mut Masked, branch: &str| {
@@ -468,6 +483,9 @@ fn a_refresh_makes_version_2_and_old_branches_stay() {
     assert!(masked.branch(&format!("shop@new-{n}")).parent.contains('2'));
     assert_eq!(masked.psql(&format!("shop@new-{n}"), "select max(email) from customers"), old, "the same key");
     drop(hold);
-    assert_eq!(masked.psql("shop@old", "select to_regclass('news') is null, max(email) from customers"), format!("t|{old}"));
+    assert_eq!(
+        masked.psql("shop@old", "select to_regclass('news') is null, max(email) from customers"),
+        format!("t|{old}")
+    );
     assert!(masked.branch("shop@old").parent.contains('1'));
 }

@@ -7,6 +7,7 @@
 mod far;
 #[path = "../../tests/fixture/mod.rs"]
 mod fixture;
+mod masking;
 mod mount;
 mod table;
 
@@ -31,10 +32,14 @@ struct Extent {
     /// Rounds of everything that takes turns, and seconds of each pgbench.
     rounds: usize,
     seconds: u32,
+    /// Rows that are masked.
+    people: u64,
 }
 
-const FULL: Extent = Extent { scale: 30, filler_mb: [550, 9550], connects: 30, wakes: 15, rounds: 5, seconds: 10 };
-const SHORT: Extent = Extent { scale: 5, filler_mb: [30, 930], connects: 10, wakes: 4, rounds: 3, seconds: 3 };
+const FULL: Extent =
+    Extent { scale: 30, filler_mb: [550, 9550], connects: 30, wakes: 15, rounds: 5, seconds: 10, people: 1_000_000 };
+const SHORT: Extent =
+    Extent { scale: 5, filler_mb: [30, 930], connects: 10, wakes: 4, rounds: 3, seconds: 3, people: 100_000 };
 
 const PAGE: u64 = 8192;
 const CLIENTS: &str = "8";
@@ -47,6 +52,11 @@ fn main() {
     }
     let asked = |name: &str| std::env::args().any(|argument| argument == name);
     let extent = if asked("--short") { SHORT } else { FULL };
+    if asked("--masking") {
+        let mut table = Table::default();
+        masking::costs(extent.people, &mut table);
+        return table.print();
+    }
     let scratch = Scratch::new();
     if asked("--mount") {
         let mut table = Table::default();
@@ -71,6 +81,7 @@ fn main() {
     drop(direct);
     bytes(&scratch, &mut small, &mut table);
     drop(small);
+    masking::costs(extent.people, &mut table);
     far::wakes(&extent, &mut table);
     table.print();
 }

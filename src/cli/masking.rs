@@ -7,8 +7,11 @@ use crate::settings::Settings;
 use crate::sources::{Server, Source};
 use anyhow::Context;
 use clap::Subcommand;
+use std::io::Write;
 use std::process::ExitCode;
 
+/// Characters of a rule that a listing shows; `--json` has all.
+const RULE: usize = 60;
 /// Characters of a value that a preview shows.
 const SHOWN: usize = 40;
 
@@ -72,13 +75,12 @@ fn subject(settings: &Settings, project: &ProjectName, from: Option<String>) -> 
 
 fn print_check(check: &Check, json: bool) -> anyhow::Result<()> {
     if json {
-        println!("{}", serde_json::to_string_pretty(check)?);
-        return Ok(());
+        return print(&serde_json::to_string_pretty(check)?);
     }
     let mut listing = table(&["DATABASE", "TABLE", "COLUMN", "TYPE", "RULE", "BECAUSE"]);
     for column in &check.columns {
         let (rule, because) = match (&column.rule, &column.suggestion) {
-            (Some(rule), _) => (rule.clone(), column.because.clone().unwrap_or_default()),
+            (Some(rule), _) => (shorten(rule), column.because.clone().unwrap_or_default()),
             (None, Some(suggestion)) => {
                 ("?".to_owned(), format!("perhaps {}: {}", suggestion.rule, suggestion.because))
             }
@@ -86,29 +88,41 @@ fn print_check(check: &Check, json: bool) -> anyhow::Result<()> {
         };
         listing.add_row([&column.database, &column.table, &column.column, &column.type_name, &rule, &because]);
     }
-    println!("{listing}");
-    for problem in &check.problems {
-        println!("problem: {problem}");
-    }
-    Ok(())
+    let problems = check.problems.iter().map(|problem| format!("problem: {problem}"));
+    print(&std::iter::once(listing.to_string()).chain(problems).collect::<Vec<_>>().join("\n"))
 }
 
 fn print_previews(previews: &[Preview], json: bool) -> anyhow::Result<()> {
     if json {
-        println!("{}", serde_json::to_string_pretty(previews)?);
-        return Ok(());
+        return print(&serde_json::to_string_pretty(previews)?);
     }
     for preview in previews {
-        println!("{}: {}", preview.database, preview.table);
+        print(&format!("{}: {}", preview.database, preview.table))?;
         let columns = preview.columns.iter().map(String::as_str);
         let mut listing = table(&[""].into_iter().chain(columns).collect::<Vec<_>>());
         for (before, after) in preview.before.iter().zip(&preview.after) {
             listing.add_row(row("before", before));
             listing.add_row(row("after", after));
         }
-        println!("{listing}\n");
+        print(&format!("{listing}\n"))?;
     }
     Ok(())
+}
+
+/// To standard output. Whoever reads only the beginning of it has seen enough.
+fn print(text: &str) -> anyhow::Result<()> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        printed => Ok(printed?),
+    }
+}
+
+/// In one line of a listing.
+fn shorten(text: &str) -> String {
+    match text.char_indices().nth(RULE) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 fn row(which: &str, values: &[Option<String>]) -> Vec<String> {

@@ -47,6 +47,8 @@ pub(super) struct Table {
     #[serde(skip_serializing)]
     pub bytes: u64,
     #[serde(skip_serializing)]
+    pub pages: u64,
+    #[serde(skip_serializing)]
     pub rows: f64,
     /// An extension's configuration table: which of its rows are the user's own, as an SQL condition, perhaps empty.
     pub extension_condition: Option<String>,

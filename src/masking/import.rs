@@ -6,6 +6,7 @@ use super::report::Report;
 use super::rules::{KeySource, Rules};
 use super::signing::{InstallationKey, hexadecimal};
 use super::{MaskingError, scanning};
+use crate::model::fault::{self, FaultPoint};
 use crate::model::{BaseManifest, Entropy, MaskingSeal, MaskingStatement};
 use crate::settings::ComputeSettings;
 use crate::sources::{Attest, ImportError, Prepare, Prepared, Progress, Server, Source, inquire_settings};
@@ -59,6 +60,7 @@ impl CopyImport {
             progress: progress.clone(),
         })
         .await?;
+        fault::pass(FaultPoint::ClusterCopied);
         let source = Source::Server(Box::new(self.server)).to_string();
         let data_dir = copied.data_dir.clone();
         let attest = match (self.rules, key, signer) {
@@ -68,6 +70,7 @@ impl CopyImport {
             }
             _ => None,
         };
+        fault::pass(FaultPoint::ClusterSearched);
         Ok(Prepared { data_dir, source, source_settings, attest })
     }
 }

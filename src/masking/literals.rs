@@ -87,7 +87,8 @@ impl Literals {
                         continue;
                     }
                     if suggest::is_personal(&literal) {
-                        let what = "it quotes what looks like personal data; change it, or name the object in allow_literals";
+                        let what =
+                            "it quotes what looks like personal data; change it, or name the object in allow_literals";
                         problems.insert(Problem {
                             database: database.to_owned(),
                             object: object.clone(),

@@ -30,6 +30,7 @@ use super::plan::{DatabasePlan, Problem};
 use super::rules::{LargeObjects, Rules};
 use super::value::{Keys, Leaf};
 use crate::compute::{Installation, installation};
+use crate::model::fault::{self, FaultPoint};
 use crate::settings::ComputeSettings;
 use crate::sources::{Connection, ImportError, Progress, Purpose, Server};
 use fresh::{Fresh, Shape};
@@ -214,7 +215,9 @@ async fn fill(
         schema.restore_section(fresh, Section::Before, &catalog.servers).await?;
         schemas.push(schema);
     }
+    fault::pass(FaultPoint::SchemaRestored);
     let (snapshots, rows) = load::load(copy, fresh, snapshots, keys).await?;
+    fault::pass(FaultPoint::RowsCopied);
     let findings = literals.findings();
     if !findings.is_empty() {
         return Err(MaskingError::Findings { findings });

@@ -106,8 +106,10 @@ pub(super) fn scan(
         let finding = |column: &str| format!("the scan does not find the canary that stands for {column}");
         return Err(MaskingError::Findings { findings: missed.into_iter().map(finding).collect() });
     }
-    progress.wait_for("searching the masked cluster for raw values");
+    progress.begin("searching", bytes_below(&copied.data_dir));
     let result = scan.run(&copied.data_dir, &|file| copied.relations.is_copied(file)).map_err(failed)?;
+    progress.advance(result.bytes);
+    progress.finish();
     let findings = findings(wanted, copied, &result);
     if !findings.is_empty() {
         return Err(MaskingError::Findings { findings });
@@ -122,6 +124,17 @@ pub(super) fn scan(
         joined_rows: copied.joined_rows,
     };
     Ok(Scanned { summary })
+}
+
+/// About how much there is to search.
+fn bytes_below(folder: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    let bytes = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => bytes_below(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    };
+    entries.flatten().map(bytes).sum()
 }
 
 /// What is wrong, in words, without a value.

@@ -100,8 +100,7 @@ fn by_name(name: &str, family: Family) -> Option<Suggestion> {
     }
     words.push('_');
     let has = |part: &&str| words.contains(&format!("_{part}_"));
-    let (_, _, rule, because) =
-        NAMES.iter().find(|(parts, wanted, ..)| *wanted == family && parts.iter().any(|part| has(&part)))?;
+    let (_, _, rule, because) = NAMES.iter().find(|(parts, wanted, ..)| *wanted == family && parts.iter().any(has))?;
     Some(Suggestion { rule, because })
 }
 
@@ -112,7 +111,9 @@ fn by_values(family: Family, values: &[String]) -> Option<Suggestion> {
         return None;
     }
     let most = |looks: fn(&str) -> bool| values.iter().filter(|value| looks(value)).count() * 10 >= values.len() * 7;
-    let kinds: [(fn(&str) -> bool, &str, &str); 7] = [
+    /// How values look, the mask for them, and why.
+    type Kind = (fn(&str) -> bool, &'static str, &'static str);
+    let kinds: [Kind; 7] = [
         (is_email, "email", "its values look like e-mail addresses"),
         (is_iban, "iban", "its values look like IBANs"),
         (is_card, "card", "its values look like card numbers"),
@@ -139,7 +140,9 @@ pub(super) fn is_personal(value: &str) -> bool {
     // Patterns and addresses that are there to be written about.
     let is_pattern = value.contains(['%', '*', '^', '\\', '$', '<', '{']);
     let is_example = ["@example.", ".example", ".invalid", ".test"].iter().any(|part| value.contains(part));
-    !is_pattern && !is_example && (is_email(value) || is_iban(value) || is_card(value) || value.starts_with('+') && is_phone(value))
+    !is_pattern
+        && !is_example
+        && (is_email(value) || is_iban(value) || is_card(value) || value.starts_with('+') && is_phone(value))
 }
 
 fn is_email(value: &str) -> bool {
@@ -163,7 +166,7 @@ fn is_card(value: &str) -> bool {
     let double = |digit: u32| if digit * 2 > 9 { digit * 2 - 9 } else { digit * 2 };
     let sum: u32 =
         digits.iter().rev().enumerate().map(|(at, digit)| if at % 2 == 1 { double(*digit) } else { *digit }).sum();
-    (13..=19).contains(&digits.len()) && sum % 10 == 0
+    (13..=19).contains(&digits.len()) && sum.is_multiple_of(10)
 }
 
 fn is_phone(value: &str) -> bool {

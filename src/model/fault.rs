@@ -30,6 +30,20 @@ macro_rules! fault_points {
 }
 
 fault_points! {
+    /// A masked import's fresh cluster has its schema, and no row.
+    SchemaRestored = "schema-restored",
+    /// It has all rows, and no key or index.
+    RowsCopied = "rows-copied",
+    /// It is complete, and was not searched for raw values.
+    ClusterCopied = "cluster-copied",
+    /// It was searched; nothing of it is in the store.
+    ClusterSearched = "cluster-searched",
+    /// A copy of an import's files is in the store; it is no base yet.
+    BaseStaged = "base-staged",
+    /// A masked base's report is in the store; no manifest names it yet.
+    ReportPut = "report-put",
+    /// A base's manifest is in the store; the project's head does not list it yet.
+    BaseManifestPut = "base-manifest-put",
     /// A branch's folder says whose it is and that nothing was begun.
     BranchClaimed = "branch-claimed",
     /// A new branch's head is in the store.

@@ -10,6 +10,7 @@ use crate::branch::awake::{Ground, blocking};
 use crate::branch::place;
 use crate::compute::{self, Identity};
 use crate::filesystem;
+use crate::model::fault::{self, FaultPoint};
 use crate::model::{Ambient, BaseId, BaseManifest, MaskingSeal, ProjectName, SealedBase};
 use crate::settings::Settings;
 use crate::store::{Catalog, keys};
@@ -113,6 +114,7 @@ async fn copy_and_seal(
         progress,
     })
     .await?;
+    fault::pass(FaultPoint::BaseStaged);
     let (mut facts, mut attest) = (backup.facts, None);
     if let Some(prepared) = prepared {
         // They are in the store: a large database need not be here twice while it is sealed.

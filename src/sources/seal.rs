@@ -10,6 +10,7 @@ use crate::branch::place::Place;
 use crate::branch::{LifecycleError, boot, wal};
 use crate::compute;
 use crate::filesystem::Limits;
+use crate::model::fault::{self, FaultPoint};
 use crate::model::{BaseManifest, Cluster, ProjectName, SealedBase};
 use crate::pageserver::{self, PageCache, SealedParts, StagedBase, Volume, VolumeSource};
 use crate::settings::{CacheSettings, Durability};
@@ -82,6 +83,7 @@ pub(super) async fn seal(sealing: Sealing<'_>, scratch: &Path) -> Result<(Sealed
     if let Some(attest) = attest {
         let (masking, report) = attest.attest(&manifest);
         catalog.store().create(&keys::base_report(&staged.project, &staged.id), report).await?;
+        fault::pass(FaultPoint::ReportPut);
         manifest.masking = Some(masking);
     }
     let rehearsal = Place::at(scratch.join("rehearsal"));

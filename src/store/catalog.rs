@@ -132,6 +132,7 @@ impl Catalog {
     pub async fn publish_base(&self, manifest: &BaseManifest) -> Result<SealedBase, StoreError> {
         let manifest_key = keys::base_manifest(&manifest.project, &manifest.id);
         self.store.create(&manifest_key, document::encode(manifest)).await?;
+        fault::pass(FaultPoint::BaseManifestPut);
         // From here on the base's objects count as young, as if they were pinned (`pins`). An import that slept for days may have been given up before.
         let folder = keys::base(&manifest.project, &manifest.id);
         self.refuse_condemned(|key| key.starts_with(&folder)).await?;
@@ -143,11 +144,8 @@ impl Catalog {
                 Some((head, version)) => (head.bases, Expect::Version(version)),
                 None => (Vec::new(), Expect::Absent),
             };
-            let sealed = SealedBase {
-                id: manifest.id.clone(),
-                version: bases.last().map_or(1, |last| last.version + 1),
-                sealed_at_ms: manifest.created_at_ms,
-            };
+            let version = bases.last().map_or(1, |last| last.version + 1);
+            let sealed = SealedBase { id: manifest.id.clone(), version, sealed_at_ms: manifest.created_at_ms };
             bases.push(sealed.clone());
             let head = ProjectHead { format: ProjectHead::FORMAT, nonce: Nonce::random(&self.entropy), bases };
             match self.put(&key, &head, expect).await {

@@ -22,6 +22,7 @@ pub(super) const TABLES: &str = concat!(
                   AND d.refobjid = c.oid AND d.refobjsubid = 0 AND d.deptype = 'i' AND c.relkind = 'p') keys
             WHERE key > 0 ORDER BY key),
         'bytes', CASE WHEN c.relkind = 'r' THEN pg_table_size(c.oid) ELSE 0 END,
+        'pages', CASE WHEN c.relkind = 'r' THEN pg_relation_size(c.oid) / current_setting('block_size')::bigint ELSE 0 END,
         'rows', c.reltuples,
         'extension_condition', config.condition,
         'columns', (SELECT coalesce(json_agg(json_build_object(

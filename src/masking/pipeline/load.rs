@@ -1,4 +1,4 @@
-//! The rows of all databases: so many tables at a time, the largest first, each in one stream.
+//! The rows of all databases: so many tables at a time, the largest first, a large one read by several sessions.
 
 use super::fresh::{Fresh, set_for_copy};
 use super::rows::TableCopy;
@@ -11,6 +11,11 @@ use crate::masking::value::Keys;
 use crate::sources::{Connection, Purpose};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// From so many bytes on, several sessions read a table.
+const LARGE: u64 = 32 << 20;
+/// So many at most: they end in one.
+const READERS: usize = 8;
 
 /// One table to load.
 struct Load {
@@ -30,13 +35,8 @@ struct Work<'a> {
     databases: Vec<(Arc<DatabasePlan>, String)>,
     waiting: Mutex<VecDeque<Load>>,
     loaded: Mutex<Vec<BTreeMap<String, u64>>>,
-}
-
-/// Sessions of one stream, on both sides of one database.
-struct Sessions {
-    database: usize,
-    source: Connection,
-    fresh: Connection,
+    /// Sessions on sources that nobody reads from just now, with the number of their database.
+    idle: Mutex<Vec<(usize, Connection)>>,
 }
 
 /// Loads all rows that come along. By database, how many rows each table has.
@@ -60,6 +60,7 @@ pub(super) async fn load(
         databases: snapshots.iter().map(|snapshot| (snapshot.plan.clone(), snapshot.name.clone())).collect(),
         waiting: Mutex::new(loads.into()),
         loaded: Mutex::new(vec![BTreeMap::new(); snapshots.len()]),
+        idle: Mutex::default(),
     };
     let streams = (0..copy.streams.max(1)).map(|_| work.stream());
     futures::future::try_join_all(streams).await?;
@@ -95,32 +96,56 @@ fn loads_of(database: usize, plan: &DatabasePlan, keys: &mut Keys) -> Result<Vec
 impl Work<'_> {
     /// Takes one table after the other until none is left.
     async fn stream(&self) -> Result<(), MaskingError> {
-        let mut sessions: Option<Sessions> = None;
+        let mut open: Option<(usize, Connection)> = None;
         loop {
             let next = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             let Some(load) = next else { return Ok(()) };
-            let sessions = match &mut sessions {
-                Some(open) if open.database == load.database => open,
-                other => other.insert(self.open(load.database).await?),
-            };
             let (plan, _) = &self.databases[load.database];
+            let fresh = match &mut open {
+                Some((database, fresh)) if *database == load.database => fresh,
+                other => &mut other.insert((load.database, self.fresh.connect(&plan.catalog.name).await?)).1,
+            };
             let table_plan = &plan.tables[load.table];
             let table = plan.table(table_plan);
+            let is_large = load.bytes >= LARGE && load.copying.is_divisible();
+            let mut sources =
+                self.idle(load.database, if is_large { self.copy.streams.min(READERS) } else { 1 }).await?;
             let one = TableCopy { database: &plan.catalog.name, table, plan: table_plan, copying: &load.copying };
-            let rows =
-                one.run(&mut sessions.source, &mut sessions.fresh, |rows| self.copy.progress.advance(rows)).await?;
+            let rows = one.run(&mut sources, fresh, |rows| self.copy.progress.advance(rows)).await?;
+            self.idle
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .extend(sources.into_iter().map(|source| (load.database, source)));
             let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
             loaded[load.database].insert(table.full_name(), rows);
         }
     }
 
-    async fn open(&self, database: usize) -> Result<Sessions, MaskingError> {
+    /// So many sessions in the snapshot of a database: those that others have done with, and new ones.
+    async fn idle(&self, database: usize, count: usize) -> Result<Vec<Connection>, MaskingError> {
+        let mut sources = Vec::with_capacity(count);
+        {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            // Databases come one after the other: sessions on a former one are of no use any more.
+            idle.retain(|(of, _)| *of >= database);
+            while sources.len() < count
+                && let Some(at) = idle.iter().position(|(of, _)| *of == database)
+            {
+                sources.push(idle.swap_remove(at).1);
+            }
+        }
+        while sources.len() < count {
+            sources.push(self.open(database).await?);
+        }
+        Ok(sources)
+    }
+
+    async fn open(&self, database: usize) -> Result<Connection, MaskingError> {
         let (plan, snapshot) = &self.databases[database];
-        let name = &plan.catalog.name;
-        let mut source = Connection::open(&self.copy.source, Purpose::Queries(name)).await?;
+        let mut source = Connection::open(&self.copy.source, Purpose::Queries(&plan.catalog.name)).await?;
         set_for_copy(&mut source).await?;
         source.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
         source.query(&format!("SET TRANSACTION SNAPSHOT {}", literal(snapshot))).await?;
-        Ok(Sessions { database, source, fresh: self.fresh.connect(name).await? })
+        Ok(source)
     }
 }

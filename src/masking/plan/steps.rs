@@ -92,12 +92,11 @@ impl Copying {
         self.shuffled.is_empty()
     }
 
-    /// `COPY … TO STDOUT` of the raw rows; of the pages from `pages.0` to before `pages.1`, if that is asked for.
-    pub(in crate::masking) fn read(&self, pages: Option<(u64, u64)>) -> String {
+    /// `COPY … TO STDOUT` of the raw rows; of the pages from `from` on, to before `to`, if that is asked for.
+    pub(in crate::masking) fn read(&self, from: Option<u64>, to: Option<u64>) -> String {
         let mut conditions: Vec<String> = self.condition.clone().into_iter().collect();
-        if let Some((from, to)) = pages {
-            conditions.push(format!("ctid >= '({from},0)' AND ctid < '({to},0)'"));
-        }
+        conditions.extend(from.map(|page| format!("ctid >= '({page},0)'")));
+        conditions.extend(to.map(|page| format!("ctid < '({page},0)'")));
         let filter = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
         let from = format!("ONLY {}{filter}", self.from);
         if self.shuffled.is_empty() {

@@ -50,6 +50,7 @@ fn table(oid: Oid, name: &str) -> Table {
         parents: vec![],
         partition_key: vec![],
         bytes: 0,
+        pages: 0,
         rows: 0.0,
         extension_condition: None,
         columns: vec![column(1, "id", INT), column(2, "email", TEXT)],

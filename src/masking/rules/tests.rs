@@ -105,3 +105,13 @@ fn typing_errors_are_named() {
     );
     assert!(parse(&format!("{LEAST}[domain.email]\nmask = \"email\"\n")).expect_err("refused").contains("another"));
 }
+
+#[test]
+fn the_sample_is_valid_and_says_what_the_defaults_are() {
+    let sample = parse(include_str!("../../../config/masking.toml")).expect("the sample parses");
+    let least = parse(LEAST).expect("valid");
+    assert_eq!(sample.unlisted_column, least.unlisted_column);
+    assert_eq!((sample.large_objects, sample.role_passwords), (least.large_objects, least.role_passwords));
+    assert_eq!((sample.comments, sample.keep_settings), (least.comments, least.keep_settings));
+    assert_eq!(sample.databases["shop"].tables.len(), 3);
+}

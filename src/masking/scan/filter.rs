@@ -42,6 +42,7 @@ impl Filter {
         (hash ^ hash >> 32) as usize & (self.words.len() - 1)
     }
 
+    #[cfg(test)]
     pub(super) fn size_bytes(&self) -> usize {
         self.words.len() * 8
     }

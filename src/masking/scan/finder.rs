@@ -186,6 +186,7 @@ impl<const WINDOW: usize, const STRIDE: usize, const SHIFTS: usize> Finder<WINDO
         fine_hash(first.rotate_left(23) ^ last)
     }
 
+    #[cfg(test)]
     pub(super) fn size_bytes(&self) -> usize {
         self.coarse.size_bytes()
             + self.fine.size_bytes()

@@ -47,6 +47,7 @@ mod toast;
 mod wal;
 mod walk;
 
+#[cfg(test)]
 pub use encodings::Encoding;
 pub use patterns::{Added, LabelId, Patterns, PatternsBuilder, SecretKind};
 pub use result::{Finding, HeapFaults, Place, ScanError, ScanResult};

@@ -265,6 +265,7 @@ impl Patterns {
     }
 
     /// Memory that they take, in bytes.
+    #[cfg(test)]
     pub fn size_bytes(&self) -> usize {
         let secrets = self.secrets.text.len() + self.secrets.ends.len() * 8 + self.secrets.labels.len() * 4;
         let finders = self.long.size_bytes() + self.short.size_bytes() + self.aligned.size_bytes();

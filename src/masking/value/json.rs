@@ -37,10 +37,10 @@ impl JsonMask {
         }
         match value {
             Value::Object(members) => {
-                members.iter_mut().try_for_each(|(key, member)| self.walk(member, &self.into_member(reached, key)))
+                members.iter_mut().try_for_each(|(key, member)| self.walk(member, &self.members_of(reached, key)))
             }
             Value::Array(elements) => {
-                let inner = self.into_element(reached);
+                let inner = self.elements_of(reached);
                 elements.iter_mut().try_for_each(|element| self.walk(element, &inner))
             }
             leaf => redact(leaf, self.unlisted),
@@ -51,7 +51,7 @@ impl JsonMask {
         &self.paths[at.path].0.steps
     }
 
-    fn into_member(&self, reached: &[Reached], key: &str) -> Vec<Reached> {
+    fn members_of(&self, reached: &[Reached], key: &str) -> Vec<Reached> {
         self.advance(reached, |step| match step {
             JsonStep::Key(wanted) => wanted == key,
             JsonStep::AnyKey => true,
@@ -59,7 +59,7 @@ impl JsonMask {
         })
     }
 
-    fn into_element(&self, reached: &[Reached]) -> Vec<Reached> {
+    fn elements_of(&self, reached: &[Reached]) -> Vec<Reached> {
         self.advance(reached, |step| *step == JsonStep::AnyElement)
     }
 
