@@ -1,7 +1,7 @@
 //! `offshoot import`: a source into the project's next base, with its progress on standard error. Works beside a running server.
 
 use super::{bytes, known_project};
-use crate::masking::{CopyImport, Rules};
+use crate::masking::{CopyImport, RawSide, Rules};
 use crate::model::{Ambient, Entropy, ProjectName};
 use crate::settings::Settings;
 use crate::sources::{MakeBase, Origin, Progress, Source, make_base};
@@ -74,21 +74,23 @@ fn origin(
     entropy: &Entropy,
 ) -> anyhow::Result<Origin> {
     let copies = rules.is_some() || method == Some(Method::Copy);
+    let copy = |raw: RawSide, rules: Option<Rules>| {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Origin::Made(Box::new(CopyImport {
+            raw,
+            rules,
+            settings: settings.compute.clone(),
+            data_dir: settings.server.data_dir.clone(),
+            streams: streams.unwrap_or_else(cores),
+            entropy: entropy.clone(),
+        })))
+    };
     match source {
         _ if rules.is_some() && method == Some(Method::Files) => {
             anyhow::bail!("the project is masked, and files hold raw values; leave --method out")
         }
-        Source::Server(server) if copies => {
-            let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-            Ok(Origin::Made(Box::new(CopyImport {
-                server: *server,
-                rules,
-                settings: settings.compute.clone(),
-                data_dir: settings.server.data_dir.clone(),
-                streams: streams.unwrap_or_else(cores),
-                entropy: entropy.clone(),
-            })))
-        }
+        Source::Server(server) if copies => copy(RawSide::Server(*server), rules),
+        Source::Dump(path) if method != Some(Method::Files) => copy(RawSide::Dump(path), rules),
         Source::DataDirectory(path) if copies => anyhow::bail!(
             "{} is a data directory, and rows are copied from a running server: start Postgres on it and give its URL",
             path.display()

@@ -67,8 +67,11 @@ fn subject(settings: &Settings, project: &ProjectName, from: Option<String>) -> 
         rules.with_context(|| format!("project {project} has no masking in the config; name a rules file there"))?;
     match source(settings, project, from)? {
         Source::Server(server) => Ok((Rules::load(rules)?, *server)),
-        Source::DataDirectory(path) => {
-            anyhow::bail!("{} is a data directory; start Postgres on it and give its URL", path.display())
+        Source::DataDirectory(path) | Source::Dump(path) => {
+            anyhow::bail!(
+                "{} is no running server; start Postgres on it, or restore it into one, and give its URL",
+                path.display()
+            )
         }
     }
 }

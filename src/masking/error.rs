@@ -35,6 +35,8 @@ pub enum MaskingError {
         folder.display()
     )]
     NoTool { tool: &'static str, version: String, major: u32, folder: PathBuf },
+    #[error("the dump {} cannot be used: {reason}; make one with pg_dump --format=custom", path.display())]
+    Dump { path: PathBuf, reason: String },
     #[error("{tool} failed on database {database}: {message}")]
     Tool { tool: &'static str, database: String, message: String },
     #[error("{database}.{table}: row {row} of a stream, column {column}: {reason}")]

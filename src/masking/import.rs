@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 /// What to copy, and by which rules.
 pub struct CopyImport {
-    pub server: Server,
+    pub raw: RawSide,
     /// None: everything as it is.
     pub rules: Option<Rules>,
     pub settings: ComputeSettings,
@@ -27,6 +27,14 @@ pub struct CopyImport {
     pub streams: usize,
     /// For canaries.
     pub entropy: Entropy,
+}
+
+/// Where rows are copied from.
+pub enum RawSide {
+    /// A running server.
+    Server(Server),
+    /// A file or folder that pg_dump wrote, in any format but plain SQL.
+    Dump(PathBuf),
 }
 
 #[async_trait]
@@ -41,7 +49,20 @@ impl CopyImport {
         // What cannot be masked in the end is not begun.
         let key = self.rules.as_ref().map(read_key).transpose()?;
         let signer = self.rules.as_ref().map(|_| InstallationKey::load_or_create(&self.data_dir)).transpose()?;
-        let (major, source_settings) = inquire_settings(&self.server).await?;
+        let (mut restored, server, name) = match &self.raw {
+            RawSide::Server(server) => (None, server.clone(), Source::Server(Box::new(server.clone())).to_string()),
+            RawSide::Dump(path) => {
+                progress.wait_for("restoring the dump into a private cluster");
+                let raw = pipeline::restore_dump(path, &scratch.join("raw"), &self.settings, self.streams).await?;
+                let server = raw.server();
+                (Some(raw), server, path.display().to_string())
+            }
+        };
+        let (major, mut source_settings) = inquire_settings(&server).await?;
+        if restored.is_some() {
+            // Those of a cluster that is being loaded.
+            source_settings.clear();
+        }
         let folder = scratch.join("fresh");
         let make = || -> std::io::Result<()> {
             std::fs::create_dir(&folder)?;
@@ -49,7 +70,7 @@ impl CopyImport {
         };
         make().map_err(MaskingError::io(format!("cannot make {}", folder.display())))?;
         let copied = pipeline::copy(Copy {
-            source: self.server.clone(),
+            source: server,
             source_settings: source_settings.clone(),
             major,
             rules: self.rules.clone().unwrap_or_else(Rules::keep_everything),
@@ -61,7 +82,12 @@ impl CopyImport {
         })
         .await?;
         fault::pass(FaultPoint::ClusterCopied);
-        let source = Source::Server(Box::new(self.server)).to_string();
+        if let Some(raw) = &mut restored {
+            raw.stop().await?;
+            let folder = scratch.join("raw");
+            std::fs::remove_dir_all(&folder)
+                .map_err(MaskingError::io(format!("cannot remove {}", folder.display())))?;
+        }
         let data_dir = copied.data_dir.clone();
         let attest = match (self.rules, key, signer) {
             (Some(rules), Some(key), Some(signer)) => {
@@ -71,7 +97,7 @@ impl CopyImport {
             _ => None,
         };
         fault::pass(FaultPoint::ClusterSearched);
-        Ok(Prepared { data_dir, source, source_settings, attest })
+        Ok(Prepared { data_dir, source: name, source_settings, attest })
     }
 }
 

@@ -10,6 +10,7 @@
 //! The sessions that export the snapshots stay open until the last row is read. They read, and nothing else.
 
 mod control;
+mod dump;
 mod fresh;
 mod globals;
 mod load;
@@ -20,6 +21,7 @@ mod rows;
 mod schema;
 
 pub(super) use control::Canary;
+pub(super) use dump::restore as restore_dump;
 pub(super) use fresh::set_for_copy;
 
 use super::MaskingError;
@@ -244,6 +246,7 @@ async fn fill(
     let keeps = |name: &str| !is_masked || !name.contains('.') || copy.rules.keep_settings.contains(name);
     let left_out = globals.make_settings(&mut template, keeps).await?;
     globals.make_flags(&mut template).await?;
+    globals.settle_roles(&mut template).await?;
     template.query("CHECKPOINT").await?;
     Ok(Filled { databases, relations, joined_rows, settings_left_out: left_out })
 }

@@ -17,6 +17,8 @@ use tokio_postgres::config::Host;
 pub enum Source {
     Server(Box<Server>),
     DataDirectory(PathBuf),
+    /// What pg_dump wrote, in its custom, folder or tar format.
+    Dump(PathBuf),
 }
 
 /// A live Postgres: how to connect to it.
@@ -40,8 +42,8 @@ const DROPPED: [&str; 10] = [
     "sslsni",
 ];
 
-/// The first bytes of a custom-format dump (`WriteHead` of pg_backup_archiver.c), and of a plain one.
-const DUMP_BEGINNINGS: [&[u8]; 2] = [b"PGDMP", b"--\n-- PostgreSQL database"];
+/// The first bytes of a custom-format dump (`WriteHead` of pg_backup_archiver.c), of one in a tar, and of a plain one.
+const DUMP_BEGINNINGS: [&[u8]; 3] = [b"PGDMP", b"toc.dat\0", b"--\n-- PostgreSQL database"];
 
 impl FromStr for Source {
     type Err = ImportError;
@@ -60,7 +62,7 @@ impl FromStr for Source {
             return options.server(&format!("{address}?{}", kept.join("&")));
         }
         if path.join("toc.dat").exists() || (path.is_file() && is_dump(path)) {
-            return Err(ImportError::Dump { path: path.to_owned() });
+            return Ok(Source::Dump(path.to_owned()));
         }
         if path.exists() {
             return Ok(Source::DataDirectory(path.to_owned()));
@@ -87,7 +89,7 @@ impl fmt::Display for Source {
                 let hosts: Vec<String> = server.endpoints().iter().map(Endpoint::to_string).collect();
                 write!(f, "postgres://{}@{}", server.user(), hosts.join(","))
             }
-            Source::DataDirectory(path) => write!(f, "{}", path.display()),
+            Source::DataDirectory(path) | Source::Dump(path) => write!(f, "{}", path.display()),
         }
     }
 }
@@ -333,8 +335,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let dump = dir.path().join("shop.dump");
         std::fs::write(&dump, "PGDMP\x01\x0e").unwrap();
-        assert!(matches!(error(dump.to_str().unwrap()), ImportError::Dump { .. }));
+        let dumped = |path: &std::path::Path| matches!(path.to_str().unwrap().parse(), Ok(Source::Dump(_)));
+        assert!(dumped(&dump));
         std::fs::write(dir.path().join("toc.dat"), "").unwrap();
-        assert!(matches!(error(dir.path().to_str().unwrap()), ImportError::Dump { .. }));
+        assert!(dumped(dir.path()));
     }
 }

@@ -19,7 +19,7 @@ pub enum ImportError {
     #[error("the source's address cannot be understood: {reason}")]
     Address { reason: String },
     #[error(
-        "{} is a dump, and dumps cannot be imported yet; give the URL of the server it came from, or a stopped data directory",
+        "{} is a dump, which has rows and no files; leave out --method files",
         path.display()
     )]
     Dump { path: PathBuf },

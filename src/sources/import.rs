@@ -78,6 +78,7 @@ pub(super) async fn copy<S: Sink>(
     match source {
         Source::Server(server) => copy_server(source, server, settings, ambient, open_sink, progress).await,
         Source::DataDirectory(path) => copy_directory(source, path, settings, open_sink, progress).await,
+        Source::Dump(path) => Err(ImportError::Dump { path: path.clone() }),
     }
 }
 

@@ -70,6 +70,22 @@ const SHAPE: &str = "
     FROM pg_database d WHERE d.datname = 'template1'";
 
 impl Shape {
+    /// For what a dump is restored into; databases have shapes of their own.
+    pub(super) fn plain() -> Shape {
+        let c = || "C".to_owned();
+        Shape {
+            superuser: "postgres".to_owned(),
+            encoding: "UTF8".to_owned(),
+            collate: c(),
+            ctype: c(),
+            provider: None,
+            locale: None,
+            rules: None,
+            checksums: false,
+            wal_segment: 16 << 20,
+        }
+    }
+
     pub(in crate::masking) async fn read(connection: &mut Connection) -> Result<Shape, MaskingError> {
         let found = objects(connection, SHAPE).await?;
         found.into_iter().next().ok_or_else(|| MaskingError::Catalog { reason: "it has no template1".to_owned() })

@@ -143,7 +143,8 @@ impl Globals {
         Ok(globals)
     }
 
-    /// Makes roles and memberships.
+    /// Makes roles and memberships. Until [`Globals::settle_roles`] all are superusers: materialized views are filled as their owners, who may lack
+    /// what a dump does not say, or what is only granted later.
     pub(in crate::masking) async fn make_roles(
         &self,
         fresh: &mut Connection,
@@ -152,9 +153,8 @@ impl Globals {
         for role in &self.roles {
             let name = quote(&role.name);
             if !role.is_bootstrap {
-                execute(fresh, &format!("CREATE ROLE {name}")).await?;
+                execute(fresh, &format!("CREATE ROLE {name} SUPERUSER")).await?;
             }
-            execute(fresh, &format!("ALTER ROLE {name} WITH {}", role.attributes)).await?;
             if let Some(verifier) = &role.verifier {
                 execute(fresh, &format!("ALTER ROLE {name} PASSWORD {}", literal(verifier))).await?;
             }
@@ -163,6 +163,14 @@ impl Globals {
             }
         }
         self.make_memberships(fresh).await
+    }
+
+    /// Gives roles the attributes they have in the source.
+    pub(in crate::masking) async fn settle_roles(&self, fresh: &mut Connection) -> Result<(), MaskingError> {
+        for role in &self.roles {
+            execute(fresh, &format!("ALTER ROLE {} WITH {}", quote(&role.name), role.attributes)).await?;
+        }
+        Ok(())
     }
 
     /// From PostgreSQL 16 on a grantor must have been granted before: what is refused is tried again while anything succeeds.

@@ -5,6 +5,7 @@
 //! the catalogs would keep the old version: it is left out, and made anew without them.
 
 use super::fresh::Fresh;
+use crate::compute::Installation;
 use crate::masking::MaskingError;
 use crate::masking::catalog::{ForeignServer, literal, quote};
 use crate::masking::rules::Kept;
@@ -60,9 +61,9 @@ impl Schema {
         arguments.extend(snapshot.as_deref());
         let file = format!("--file={}", archive.display());
         arguments.push(&file);
-        let output = run(fresh, "pg_dump", source, database, &arguments).await?;
+        let output = run(&fresh.installation, "pg_dump", source, database, &arguments).await?;
         check("pg_dump", database, output)?;
-        let listed = run(fresh, "pg_restore", source, database, &["--list", path(&archive)?]).await?;
+        let listed = run(&fresh.installation, "pg_restore", source, database, &["--list", path(&archive)?]).await?;
         let listed = check("pg_restore", database, listed)?;
         let entries = String::from_utf8_lossy(&listed.stdout)
             .lines()
@@ -127,7 +128,7 @@ impl Schema {
         let mut all = vec!["--exit-on-error", "--no-tablespaces", "--no-password", &use_list, &dbname];
         all.extend(arguments);
         all.push(path(&self.archive)?);
-        let output = run(fresh, "pg_restore", &fresh.server(), database, &all).await?;
+        let output = run(&fresh.installation, "pg_restore", &fresh.server(), database, &all).await?;
         check("pg_restore", &self.database, output).map(drop)
     }
 }
@@ -172,7 +173,7 @@ fn conninfo(database: &str) -> String {
     format!("dbname='{}'", database.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
-fn path(path: &Path) -> Result<&str, MaskingError> {
+pub(super) fn path(path: &Path) -> Result<&str, MaskingError> {
     path.to_str().ok_or_else(|| MaskingError::Io {
         what: format!("cannot use {}", path.display()),
         source: std::io::Error::other("the path is not UTF-8"),
@@ -180,14 +181,13 @@ fn path(path: &Path) -> Result<&str, MaskingError> {
 }
 
 /// Runs a client program of the cluster's version against `server`.
-async fn run(
-    fresh: &Fresh,
+pub(super) async fn run(
+    installation: &Installation,
     tool: &'static str,
     server: &Server,
     database: &str,
     arguments: &[&str],
 ) -> Result<Output, MaskingError> {
-    let installation = &fresh.installation;
     let program = installation.bin_dir.join(tool);
     if !program.exists() {
         let (version, major, folder) = (installation.version.clone(), installation.major, installation.bin_dir.clone());
@@ -205,7 +205,7 @@ async fn run(
 }
 
 /// What the program printed, or its objection: without the statements and details that it quotes, which may hold values.
-fn check(tool: &'static str, database: &str, output: Output) -> Result<Output, MaskingError> {
+pub(super) fn check(tool: &'static str, database: &str, output: Output) -> Result<Output, MaskingError> {
     if output.status.success() {
         return Ok(output);
     }
