@@ -46,6 +46,10 @@ pub enum MaskingError {
         column.as_deref().map(|column| format!(", {column}")).unwrap_or_default()
     )]
     Refused { database: String, table: String, sqlstate: String, column: Option<String> },
+    #[error(
+        "{database}.{table}: the source refuses to give the rows (SQLSTATE {sqlstate}); what it says may hold a value and is not shown. Try the table's where there"
+    )]
+    SourceRefused { database: String, table: String, sqlstate: String },
     #[error("{database}.{table}: {read} rows were read and {written} are there")]
     RowCount { database: String, table: String, read: u64, written: u64 },
     #[error("{what}: {reason}")]

@@ -22,7 +22,7 @@ pub(super) enum Step {
     Mask(Masking),
     /// The same for every row, whatever it was: it is not read at all. In COPY's text form.
     Emit(Vec<u8>),
-    /// Made of what siblings before it became.
+    /// The next column of the input is replaced by what siblings before it became, unless it is NULL or empty.
     Template(Vec<Part>),
 }
 
@@ -102,7 +102,7 @@ impl RowMasker {
             let piece = &input[..end.unwrap_or(input.len())];
             match self.steps.get(self.at) {
                 Some(Step::Copy) => out.extend_from_slice(piece),
-                Some(Step::Mask(_)) => self.hold(piece)?,
+                Some(Step::Mask(_) | Step::Template(_)) => self.hold(piece)?,
                 // A table none of whose columns are read: only its rows' ends come.
                 _ => {}
             }
@@ -129,13 +129,18 @@ impl RowMasker {
     /// The value at hand is complete: writes what it became, and everything up to the next value that is read.
     fn end_value(&mut self, out: &mut BytesMut) -> Result<(), RowError> {
         let steps = self.steps.clone();
-        if let Some(Step::Mask(masking)) = steps.get(self.at) {
-            let held = std::mem::take(&mut self.held);
-            let outcome = self.mask(masking, &held, out);
-            self.held = held;
-            self.held.clear();
-            outcome.map_err(|error| self.failed(self.at, error))?;
+        match steps.get(self.at) {
+            Some(Step::Mask(masking)) => {
+                let held = std::mem::take(&mut self.held);
+                let outcome = self.mask(masking, &held, out);
+                self.held = held;
+                outcome.map_err(|error| self.failed(self.at, error))?;
+            }
+            Some(Step::Template(_)) if self.held == NULL => out.extend_from_slice(NULL),
+            Some(Step::Template(parts)) if !self.held.is_empty() => self.fill(parts, out),
+            _ => {}
         }
+        self.held.clear();
         self.at += 1;
         if self.at < steps.len() {
             out.put_u8(b'\t');
@@ -147,17 +152,8 @@ impl RowMasker {
     fn emit_unread(&mut self, out: &mut BytesMut) -> Result<(), RowError> {
         while let Some(step) = self.steps.get(self.at) {
             match step {
-                Step::Copy | Step::Mask(_) => return Ok(()),
+                Step::Copy | Step::Mask(_) | Step::Template(_) => return Ok(()),
                 Step::Emit(text) => out.extend_from_slice(text),
-                Step::Template(parts) => {
-                    for part in parts {
-                        let text = match part {
-                            Part::Text(text) => text,
-                            Part::Sibling(sibling) => &self.siblings[*sibling],
-                        };
-                        escape(text, out);
-                    }
-                }
             }
             self.at += 1;
             if self.at < self.steps.len() {
@@ -165,6 +161,16 @@ impl RowMasker {
             }
         }
         Ok(())
+    }
+
+    fn fill(&self, parts: &[Part], out: &mut BytesMut) {
+        for part in parts {
+            let text = match part {
+                Part::Text(text) => text,
+                Part::Sibling(sibling) => &self.siblings[*sibling],
+            };
+            escape(text, out);
+        }
     }
 
     fn mask(&mut self, masking: &Masking, held: &[u8], out: &mut BytesMut) -> Result<(), ValueError> {
@@ -297,7 +303,9 @@ mod tests {
             mask(Transform::Constant("c".to_owned()), Some(1)),
             Step::Template(parts),
         ];
-        assert_eq!(run(steps, "a\\\\b\tz\n\\N\tz\n").unwrap(), "a\\\\b\tc\ta\\\\b.c@x\n\\N\tc\t.c@x\n");
+        let rows = "a\\\\b\tz\traw\n\\N\tz\traw\na\tz\t\\N\na\tz\t\n";
+        let masked = "a\\\\b\tc\ta\\\\b.c@x\n\\N\tc\t.c@x\na\tc\t\\N\na\tc\t\n";
+        assert_eq!(run(steps, rows).unwrap(), masked);
     }
 
     #[test]

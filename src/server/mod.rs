@@ -6,6 +6,7 @@ use crate::masking::{self, MaskingError};
 use crate::model::Ambient;
 use crate::proxy::{Proxy, ProxyError};
 use crate::settings::Settings;
+use crate::sources;
 use crate::store::{Catalog, StoreError, open_and_probe};
 use crate::telemetry::Metrics;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -48,6 +49,10 @@ pub async fn serve(settings: Settings) -> Result<(), ServerError> {
     let metrics = Metrics::new();
     store.register(&metrics);
     let catalog = Catalog::new(store, ambient.entropy.clone());
+    // Its servers may still run. What cannot be removed now is the next import's to remove.
+    if let Err(error) = sources::clear_killed_imports(&catalog, &settings.server.data_dir).await {
+        tracing::warn!(%error, "cannot remove what a killed import left");
+    }
     let branches = Branches::start(&settings, catalog, ambient.clone(), masking::policies(&settings)?).await?;
     let proxy = Proxy::bind(&settings.server, &settings.projects, branches.clone(), ambient).await?;
     let address = settings.server.admin_listen;

@@ -161,7 +161,11 @@ fn lock(scratch: &Path) -> Result<Option<Flock<File>>, ImportError> {
     Ok(Flock::lock(file, FlockArg::LockExclusiveNonblock).ok())
 }
 
-/// Removes what imports that were killed left on this node and in the store.
+/// Removes what imports that were killed left on the node with this data directory and in the store; one that goes on is left alone.
+pub async fn clear_killed_imports(catalog: &Catalog, data_dir: &Path) -> Result<(), ImportError> {
+    clear_killed(catalog, &data_dir.join("import")).await
+}
+
 async fn clear_killed(catalog: &Catalog, folder: &Path) -> Result<(), ImportError> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,

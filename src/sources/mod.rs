@@ -29,5 +29,5 @@ pub use conninfo::{Server, Source};
 pub use error::ImportError;
 pub use import::{Backup, BackupFacts, Import, import};
 pub(crate) use inquiry::inquire_settings;
-pub use make_base::{Attest, MakeBase, Origin, Prepare, Prepared, make_base};
+pub use make_base::{Attest, MakeBase, Origin, Prepare, Prepared, clear_killed_imports, make_base};
 pub use progress::Progress;

@@ -8,7 +8,7 @@ use crate::masking::catalog::{Table, field, literal, quote};
 use crate::masking::plan::{ColumnPlan, DatabasePlan, TablePlan};
 use crate::masking::rules::Rows;
 use crate::masking::value::{Became, Transform};
-use crate::sources::{Connection, Row};
+use crate::sources::{Connection, ImportError, Row};
 use std::collections::HashMap;
 
 /// Rows of each table that are looked at.
@@ -75,7 +75,7 @@ impl<'a> Join<'a> {
         if let Some(filter) = self.filter {
             read += &format!(" WHERE ({filter})");
         }
-        let raw = source.query(&format!("{read} LIMIT {ROWS}")).await?;
+        let raw = source.query(&format!("{read} LIMIT {ROWS}")).await.map_err(|e| self.refused(e))?;
         let mut expected: HashMap<Vec<String>, (Row, Row)> = HashMap::new();
         for row in raw {
             if row.iter().flatten().any(|value| value.len() > LONGEST) {
@@ -100,7 +100,7 @@ impl<'a> Join<'a> {
             keys.join(", "),
             tuples.join(", ")
         );
-        let found = fresh.query(&find).await?;
+        let found = fresh.query(&find).await.map_err(|e| self.refused(e))?;
         for row in &found {
             let key: Vec<String> = self.key.iter().map(|at| field(Some(row), *at)).collect();
             let (raw, masked) = expected.remove(&key).ok_or_else(|| self.differs("a key"))?;
@@ -143,6 +143,17 @@ impl<'a> Join<'a> {
             }
         }
         Ok(())
+    }
+
+    /// What a server says of a statement with values in it may hold one.
+    fn refused(&self, error: ImportError) -> MaskingError {
+        match error {
+            ImportError::Server { sqlstate, .. } => {
+                let (database, table) = (self.database.to_owned(), self.table.full_name());
+                MaskingError::SourceRefused { database, table, sqlstate }
+            }
+            other => other.into(),
+        }
     }
 
     fn differs(&self, what: &str) -> MaskingError {

@@ -141,6 +141,10 @@ impl TableCopy<'_> {
     fn stopped(&self, stop: Stop) -> MaskingError {
         let (database, table) = (self.database.to_owned(), self.table.full_name());
         match stop {
+            // What a server objects to while it computes rows quotes them.
+            Stop::Source(ImportError::Server { sqlstate, .. }) => {
+                MaskingError::SourceRefused { database, table, sqlstate }
+            }
             Stop::Source(error) => error.into(),
             Stop::Count(read, written) => MaskingError::RowCount { database, table, read, written },
             Stop::Row(RowError { column, row, error }) => MaskingError::Value {

@@ -67,6 +67,7 @@ impl Copying {
         for column in templates {
             let text = template(column).unwrap_or_default();
             columns.push(quote(&column.column.name));
+            selected.push(quote(&column.column.name));
             steps.push(Step::Template(parts(text, &siblings)));
         }
         let condition = [table_plan.filter.clone(), table.extension_condition.clone().map(without_where)];
