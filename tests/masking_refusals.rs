@@ -389,3 +389,13 @@ fn a_killed_import_leaves_nothing_to_be_reached_and_the_next_succeeds() {
     assert_eq!(mounts_below(masked.node.data_dir()), Vec::<PathBuf>::new());
     assert_eq!(masked.psql("shop@x", "select count(*), max(n) from many"), "200000|200000");
 }
+
+#[test]
+fn a_column_with_another_type_than_before() {
+    let masked = Masked::shop(&rules("", ""));
+    masked.import();
+    masked.source.psql("shop", "alter table customers alter phone type varchar(77)");
+    import_refused(&masked, &["public.customers.phone", "varying(77)", "reviewed"]);
+    masked.write_rules(&format!("reviewed = \"looked at it\"\n{}", rules("", "")));
+    masked.import();
+}

@@ -2,10 +2,10 @@
 
 use super::{bytes, known_project};
 use crate::masking::{CopyImport, RawSide, Rules};
-use crate::model::{Ambient, Entropy, ProjectName};
+use crate::model::{Ambient, ProjectName};
 use crate::settings::Settings;
 use crate::sources::{MakeBase, Origin, Progress, Source, make_base};
-use crate::store::{Catalog, open_and_probe};
+use crate::store::{Catalog, keys, open_and_probe};
 use clap::ValueEnum;
 use std::sync::Arc;
 use std::time::Instant;
@@ -30,10 +30,21 @@ pub(super) async fn run(
     let rules = known_project(&settings, &project)?.masking.as_deref().map(Rules::load).transpose()?;
     let started = Instant::now();
     let ambient = Ambient::system();
-    let origin =
-        origin(&settings, super::source(&settings, &project, from)?, rules, method, streams, &ambient.entropy)?;
+    let source = super::source(&settings, &project, from)?;
     let store = open_and_probe(&settings.store.url, &ambient.entropy).await?;
     let catalog = Catalog::new(store, ambient.entropy.clone());
+    let former = if rules.is_some() { former_report(&catalog, &project).await? } else { None };
+    let masked = rules.is_some();
+    let copy = |raw| CopyImport {
+        raw,
+        rules,
+        former,
+        settings: settings.compute.clone(),
+        data_dir: settings.server.data_dir.clone(),
+        streams: streams.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
+        entropy: ambient.entropy.clone(),
+    };
+    let origin = origin(source, masked, method, copy)?;
     let progress = Arc::new(Progress::stderr());
     let request = MakeBase { settings, project: project.clone(), origin, catalog, ambient, progress };
     let import = make_base(request);
@@ -64,37 +75,32 @@ pub(super) async fn run(
     Ok(())
 }
 
-/// What the base is made of: the source's files as they are, or its rows, masked where there are rules.
+/// What the base is made of: the source's files as they are, or its rows, which `copy` copies.
 fn origin(
-    settings: &Settings,
     source: Source,
-    rules: Option<Rules>,
+    is_masked: bool,
     method: Option<Method>,
-    streams: Option<usize>,
-    entropy: &Entropy,
+    copy: impl FnOnce(RawSide) -> CopyImport,
 ) -> anyhow::Result<Origin> {
-    let copies = rules.is_some() || method == Some(Method::Copy);
-    let copy = |raw: RawSide, rules: Option<Rules>| {
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Origin::Made(Box::new(CopyImport {
-            raw,
-            rules,
-            settings: settings.compute.clone(),
-            data_dir: settings.server.data_dir.clone(),
-            streams: streams.unwrap_or_else(cores),
-            entropy: entropy.clone(),
-        })))
-    };
+    let copies = is_masked || method == Some(Method::Copy);
     match source {
-        _ if rules.is_some() && method == Some(Method::Files) => {
+        _ if is_masked && method == Some(Method::Files) => {
             anyhow::bail!("the project is masked, and files hold raw values; leave --method out")
         }
-        Source::Server(server) if copies => copy(RawSide::Server(*server), rules),
-        Source::Dump(path) if method != Some(Method::Files) => copy(RawSide::Dump(path), rules),
+        Source::Server(server) if copies => Ok(Origin::Made(Box::new(copy(RawSide::Server(*server))))),
+        Source::Dump(path) if method != Some(Method::Files) => Ok(Origin::Made(Box::new(copy(RawSide::Dump(path))))),
         Source::DataDirectory(path) if copies => anyhow::bail!(
             "{} is a data directory, and rows are copied from a running server: start Postgres on it and give its URL",
             path.display()
         ),
         source => Ok(Origin::Files(source)),
     }
+}
+
+/// What was reported of the project's current base, if that is masked.
+async fn former_report(catalog: &Catalog, project: &ProjectName) -> anyhow::Result<Option<Vec<u8>>> {
+    let head = catalog.project_head(project).await?;
+    let Some(sealed) = head.as_ref().and_then(|head| head.current()) else { return Ok(None) };
+    let report = catalog.store().get(&keys::base_report(project, &sealed.id)).await?;
+    Ok(report.map(|report| report.bytes.to_vec()))
 }

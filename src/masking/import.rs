@@ -21,6 +21,8 @@ pub struct CopyImport {
     /// None: everything as it is.
     pub rules: Option<Rules>,
     pub settings: ComputeSettings,
+    /// The report of the project's current base, if that is masked.
+    pub former: Option<Vec<u8>>,
     /// Where the installation's key is.
     pub data_dir: PathBuf,
     /// Tables that are copied at once.
@@ -69,7 +71,10 @@ impl CopyImport {
             std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o711))
         };
         make().map_err(MaskingError::io(format!("cannot make {}", folder.display())))?;
+        // One that cannot be read tells nothing; the next one will.
+        let former = self.former.and_then(|report| serde_json::from_slice(&report).ok());
         let copied = pipeline::copy(Copy {
+            former,
             source: server,
             source_settings: source_settings.clone(),
             major,

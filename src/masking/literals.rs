@@ -158,7 +158,7 @@ fn literals_in(text: &str) -> Vec<String> {
                 c => literal.push(c),
             }
         }
-        if literal.contains('\'') {
+        if literal.matches('\'').count() > 1 {
             literals.extend(literals_in(&literal));
         }
         literals.push(literal);

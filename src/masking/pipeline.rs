@@ -29,6 +29,7 @@ use super::catalog::{DatabaseCatalog, field};
 use super::literals::Literals;
 use super::masks::MaskingKey;
 use super::plan::{DatabasePlan, Problem};
+use super::report::FormerReport;
 use super::rules::{LargeObjects, Rules};
 use super::value::{Keys, Leaf};
 use crate::compute::{Installation, installation};
@@ -50,6 +51,8 @@ pub(super) struct Copy {
     pub source_settings: BTreeMap<String, String>,
     pub major: u32,
     pub rules: Rules,
+    /// Of the project's current base, if it is masked.
+    pub former: Option<FormerReport>,
     /// Without one nothing is masked.
     pub key: Option<MaskingKey>,
     pub settings: ComputeSettings,
@@ -151,7 +154,12 @@ pub(super) async fn copy(copy: Copy) -> Result<Copied, MaskingError> {
     // Without rules no mask is made, and no key is used.
     let key = copy.key.clone().map_or_else(|| MaskingKey::new(&[0; 32]), Ok)?;
     let mut keys = Keys::new(key);
-    let (snapshots, problems, literals) = plan(&copy.source, &names, &copy.rules, &mut keys).await?;
+    let (snapshots, mut problems, literals) = plan(&copy.source, &names, &copy.rules, &mut keys).await?;
+    for (former, snapshot) in
+        copy.former.iter().flat_map(|former| snapshots.iter().map(move |snapshot| (former, snapshot)))
+    {
+        problems.extend(former.changes(&copy.rules, &snapshot.plan));
+    }
     if !problems.is_empty() {
         return Err(MaskingError::Plan { problems });
     }
@@ -235,7 +243,13 @@ async fn fill(
         objects::set_sequences(plan, &mut connection).await?;
         objects::compute_expressions(plan, &mut connection).await?;
         schema.restore_section(fresh, Section::After(copy.streams), &plan.catalog.servers).await?;
-        objects::refresh_views(plan, &mut connection).await?;
+        // Triggers on statements are the source's code: none of them is to act here.
+        connection.query("SET session_replication_role = replica").await?;
+        if plan.catalog.materialized_views.iter().any(|view| view.is_populated) {
+            globals.empower_roles(&mut template).await?;
+            objects::refresh_views(plan, &mut connection).await?;
+            globals.settle_roles(&mut template).await?;
+        }
         connection.query("VACUUM (FREEZE, ANALYZE)").await?;
         if is_masked {
             joined_rows += rejoin::rejoin(plan, &mut snapshot.session, &mut connection).await?;
@@ -246,7 +260,6 @@ async fn fill(
     let keeps = |name: &str| !is_masked || !name.contains('.') || copy.rules.keep_settings.contains(name);
     let left_out = globals.make_settings(&mut template, keeps).await?;
     globals.make_flags(&mut template).await?;
-    globals.settle_roles(&mut template).await?;
     template.query("CHECKPOINT").await?;
     Ok(Filled { databases, relations, joined_rows, settings_left_out: left_out })
 }

@@ -2,11 +2,12 @@
 
 use super::masks::MaskingKey;
 use super::pipeline::Copied;
+use super::plan::{DatabasePlan, Problem};
 use super::rules::Rules;
 use super::scanning::Scanned;
 use super::signing::hexadecimal;
 use crate::model::ScanSummary;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
@@ -47,6 +48,58 @@ pub(super) struct ColumnReport {
     pub type_name: String,
     pub rule: String,
     pub because: String,
+}
+
+/// What of a former report says whether the source is still what the rules were written for.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct FormerReport {
+    rules_sha256: String,
+    databases: Vec<FormerDatabase>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct FormerDatabase {
+    name: String,
+    tables: BTreeMap<String, FormerTable>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct FormerTable {
+    columns: BTreeMap<String, FormerColumn>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct FormerColumn {
+    #[serde(rename = "type")]
+    type_name: String,
+}
+
+impl FormerReport {
+    /// Columns of `plan` that have another type than when these very rules were last carried out.
+    pub(super) fn changes(&self, rules: &Rules, plan: &DatabasePlan) -> Vec<Problem> {
+        let former = self.databases.iter().find(|database| database.name == plan.catalog.name);
+        let Some(former) = former.filter(|_| self.rules_sha256 == rules.fingerprint()) else { return Vec::new() };
+        let mut problems = Vec::new();
+        for table_plan in &plan.tables {
+            let name = plan.table(table_plan).full_name();
+            let Some(table) = former.tables.get(&name) else { continue };
+            for column in &table_plan.columns {
+                let (column, now) = (&column.column.name, &column.column.written);
+                let Some(was) = table.columns.get(column).map(|former| &former.type_name).filter(|was| *was != now)
+                else {
+                    continue;
+                };
+                problems.push(Problem {
+                    database: plan.catalog.name.clone(),
+                    object: format!("{name}.{column}"),
+                    what: format!(
+                        "it was {was} when the rules were last used, and is {now} now; look at its rule, then change `reviewed` in the rules"
+                    ),
+                });
+            }
+        }
+        problems
+    }
 }
 
 impl Report {

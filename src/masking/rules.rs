@@ -25,6 +25,8 @@ pub struct Rules {
     /// Not part of what is done to a row; the key's id is sealed for itself.
     #[serde(skip)]
     pub(super) key: KeySource,
+    /// Anything, for instance a date: changed by who has looked at the rules again because the source has changed.
+    pub(super) reviewed: String,
     pub(super) unlisted_column: Unlisted,
     pub(super) large_objects: LargeObjects,
     pub(super) role_passwords: Kept,
@@ -126,6 +128,7 @@ impl Rules {
     pub(super) fn keep_everything() -> Rules {
         Rules {
             key: KeySource::Environment(String::new()),
+            reviewed: String::new(),
             unlisted_column: Unlisted::Keep,
             large_objects: LargeObjects::Keep,
             role_passwords: Kept::Keep,
@@ -164,6 +167,7 @@ impl Rules {
         });
         Ok(Rules {
             key,
+            reviewed: file.reviewed,
             unlisted_column: file.unlisted_column,
             large_objects: file.large_objects,
             role_passwords: file.role_passwords,
@@ -215,6 +219,8 @@ impl Rules {
 struct RulesFile {
     key_env: Option<String>,
     key_file: Option<PathBuf>,
+    #[serde(default)]
+    reviewed: String,
     #[serde(default)]
     unlisted_column: Unlisted,
     #[serde(default)]

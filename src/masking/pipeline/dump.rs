@@ -19,6 +19,9 @@ struct Contents {
     database: String,
     major: u32,
     is_tar: bool,
+    /// Lines, but for those that fill materialized views, and these.
+    entries: Vec<String>,
+    views: Vec<String>,
 }
 
 /// Restores for a try: a statement that failed for want of one role may want another one, too.
@@ -47,9 +50,8 @@ pub(in crate::masking) async fn restore(
         let missing = missing_roles(&fresh, file, trial).await?;
         template.query(&format!("DROP DATABASE {trial}")).await?;
         roles.extend(missing.iter().cloned());
-        // Materialized views are filled as their owners, of whose memberships a dump says nothing.
         for role in &missing {
-            template.query(&format!("CREATE ROLE {} SUPERUSER", quote(role))).await?;
+            template.query(&format!("CREATE ROLE {}", quote(role))).await?;
         }
         if missing.is_empty() {
             break;
@@ -59,18 +61,26 @@ pub(in crate::masking) async fn restore(
         template.query("DROP DATABASE postgres").await?;
     }
     if contents.database != "template1" {
-        template.query(&format!("CREATE DATABASE {} TEMPLATE template0", quote(&contents.database))).await?;
+        template.query(&create_statement(&fresh.installation, file, &contents.database).await?).await?;
     }
-    let mut arguments = vec!["--exit-on-error"];
     let jobs = format!("--jobs={jobs}");
-    // Several sessions want a file or folder that can be read in any order, which a tar is not.
-    if !contents.is_tar {
-        arguments.push(&jobs);
-    }
-    let output = restore_into(&fresh, file, &contents.database, &arguments).await?;
-    check("pg_restore", &contents.database, output)?;
-    for role in &roles {
-        template.query(&format!("ALTER ROLE {} NOSUPERUSER", quote(role))).await?;
+    for (number, entries) in [&contents.entries, &contents.views].into_iter().enumerate() {
+        let list = folder.join(format!("list-{number}"));
+        std::fs::write(&list, entries.join("\n") + "\n").map_err(MaskingError::io("cannot write a list"))?;
+        let list = format!("--use-list={}", list.display());
+        let mut arguments = vec!["--exit-on-error", &list];
+        // Several sessions want a file or folder that can be read in any order, which a tar is not; views want their order.
+        if !contents.is_tar && number == 0 {
+            arguments.push(&jobs);
+        }
+        let output = restore_into(&fresh, file, &contents.database, &arguments).await?;
+        check("pg_restore", &contents.database, output)?;
+        // Materialized views are filled as their owners, of whose memberships a dump says nothing. Grants by superusers would count as the
+        // owners', so these come before.
+        let attribute = if number == 0 { "SUPERUSER" } else { "NOSUPERUSER" };
+        for role in &roles {
+            template.query(&format!("ALTER ROLE {} {attribute}", quote(role))).await?;
+        }
     }
     Ok(fresh)
 }
@@ -81,6 +91,16 @@ async fn restore_into(fresh: &Fresh, file: &Path, database: &str, more: &[&str])
     arguments.extend(more);
     arguments.push(path(file)?);
     run(&fresh.installation, "pg_restore", &fresh.server(), database, &arguments).await
+}
+
+/// The statement that makes the dump's database, with its encoding and locale; without its owner.
+async fn create_statement(installation: &Installation, file: &Path, database: &str) -> Result<String, MaskingError> {
+    let nowhere = crate::sources::Server::on_socket(Path::new("/"), "postgres");
+    let arguments = ["--create", "--schema-only", "--no-tablespaces", "--file=-", path(file)?];
+    let written = check("pg_restore", database, run(installation, "pg_restore", &nowhere, "", &arguments).await?)?;
+    let script = String::from_utf8_lossy(&written.stdout);
+    let statement = script.lines().find(|line| line.starts_with("CREATE DATABASE "));
+    Ok(statement.map_or_else(|| format!("CREATE DATABASE {} TEMPLATE template0", quote(database)), str::to_owned))
 }
 
 /// Roles whose absence the schema complains of. The cluster's messages are not translated.
@@ -107,5 +127,8 @@ async fn contents(file: &Path, settings: &ComputeSettings) -> Result<Contents, M
     let version = said("Dumped from database version:")
         .and_then(|version| version.split(['.', ' ', 'b', 'd', 'r']).next()?.parse().ok());
     let major = version.ok_or_else(|| unread("it does not say of which version it is".to_owned()))?;
-    Ok(Contents { database: database.to_owned(), major, is_tar: said("Format:").is_some_and(|format| format == "TAR") })
+    let lines = listed.lines().filter(|line| !line.starts_with(';') && !line.trim().is_empty()).map(str::to_owned);
+    let (views, entries) = lines.partition(|line| line.contains(" MATERIALIZED VIEW DATA "));
+    let is_tar = said("Format:").is_some_and(|format| format == "TAR");
+    Ok(Contents { database: database.to_owned(), major, is_tar, entries, views })
 }

@@ -143,8 +143,7 @@ impl Globals {
         Ok(globals)
     }
 
-    /// Makes roles and memberships. Until [`Globals::settle_roles`] all are superusers: materialized views are filled as their owners, who may lack
-    /// what a dump does not say, or what is only granted later.
+    /// Makes roles and memberships.
     pub(in crate::masking) async fn make_roles(
         &self,
         fresh: &mut Connection,
@@ -153,8 +152,9 @@ impl Globals {
         for role in &self.roles {
             let name = quote(&role.name);
             if !role.is_bootstrap {
-                execute(fresh, &format!("CREATE ROLE {name} SUPERUSER")).await?;
+                execute(fresh, &format!("CREATE ROLE {name}")).await?;
             }
+            execute(fresh, &format!("ALTER ROLE {name} WITH {}", role.attributes)).await?;
             if let Some(verifier) = &role.verifier {
                 execute(fresh, &format!("ALTER ROLE {name} PASSWORD {}", literal(verifier))).await?;
             }
@@ -163,6 +163,15 @@ impl Globals {
             }
         }
         self.make_memberships(fresh).await
+    }
+
+    /// Makes superusers of all roles, until [`Globals::settle_roles`]: materialized views are filled as their owners, who may lack what a dump does not
+    /// say. Not before grants are made, since a superuser's count as the owner's.
+    pub(in crate::masking) async fn empower_roles(&self, fresh: &mut Connection) -> Result<(), MaskingError> {
+        for role in &self.roles {
+            execute(fresh, &format!("ALTER ROLE {} SUPERUSER", quote(&role.name))).await?;
+        }
+        Ok(())
     }
 
     /// Gives roles the attributes they have in the source.
