@@ -87,7 +87,7 @@ fn origin(
         _ if is_masked && method == Some(Method::Files) => {
             anyhow::bail!("the project is masked, and files hold raw values; leave --method out")
         }
-        Source::Server(server) if copies => Ok(Origin::Made(Box::new(copy(RawSide::Server(*server))))),
+        Source::Server(server) if copies => Ok(Origin::Made(Box::new(copy(RawSide::Server(server))))),
         Source::Dump(path) if method != Some(Method::Files) => Ok(Origin::Made(Box::new(copy(RawSide::Dump(path))))),
         Source::DataDirectory(path) if copies => anyhow::bail!(
             "{} is a data directory, and rows are copied from a running server: start Postgres on it and give its URL",

@@ -34,7 +34,7 @@ pub struct CopyImport {
 /// Where rows are copied from.
 pub enum RawSide {
     /// A running server.
-    Server(Server),
+    Server(Box<Server>),
     /// A file or folder that pg_dump wrote, in any format but plain SQL.
     Dump(PathBuf),
 }
@@ -52,7 +52,7 @@ impl CopyImport {
         let key = self.rules.as_ref().map(read_key).transpose()?;
         let signer = self.rules.as_ref().map(|_| InstallationKey::load_or_create(&self.data_dir)).transpose()?;
         let (mut restored, server, name) = match &self.raw {
-            RawSide::Server(server) => (None, server.clone(), Source::Server(Box::new(server.clone())).to_string()),
+            RawSide::Server(server) => (None, (**server).clone(), Source::Server(server.clone()).to_string()),
             RawSide::Dump(path) => {
                 progress.wait_for("restoring the dump into a private cluster");
                 let raw = pipeline::restore_dump(path, &scratch.join("raw"), &self.settings, self.streams).await?;
