@@ -7,8 +7,12 @@ use crate::settings::Settings;
 use crate::sources::{MakeBase, Origin, Progress, Source, make_base};
 use crate::store::{Catalog, keys, open_and_probe};
 use clap::ValueEnum;
+use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::time::Instant;
+
+/// More are given by who knows what the source bears.
+const STREAMS: usize = 16;
 
 /// How data comes out of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -41,7 +45,7 @@ pub(super) async fn run(
         former,
         settings: settings.compute.clone(),
         data_dir: settings.server.data_dir.clone(),
-        streams: streams.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
+        streams: streams.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from).min(STREAMS)),
         entropy: ambient.entropy.clone(),
     };
     let origin = origin(source, masked, method, copy)?;
@@ -101,6 +105,14 @@ fn origin(
 async fn former_report(catalog: &Catalog, project: &ProjectName) -> anyhow::Result<Option<Vec<u8>>> {
     let head = catalog.project_head(project).await?;
     let Some(sealed) = head.as_ref().and_then(|head| head.current()) else { return Ok(None) };
-    let report = catalog.store().get(&keys::base_report(project, &sealed.id)).await?;
-    Ok(report.map(|report| report.bytes.to_vec()))
+    let Some(seal) = catalog.base_manifest(project, &sealed.id).await?.masking else { return Ok(None) };
+    let key = keys::base_report(project, &sealed.id);
+    let report = catalog.store().get(&key).await?.map(|report| report.bytes.to_vec()).unwrap_or_default();
+    let hash: String = Sha256::digest(&report).iter().map(|byte| format!("{byte:02x}")).collect();
+    anyhow::ensure!(
+        hash == seal.statement.report_sha256,
+        "the report of the current base, {key}, is damaged or gone; it says what the rules were written for. Bring it back, or import into \
+         another project"
+    );
+    Ok(Some(report))
 }

@@ -71,8 +71,9 @@ impl CopyImport {
             std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o711))
         };
         make().map_err(MaskingError::io(format!("cannot make {}", folder.display())))?;
-        // One that cannot be read tells nothing; the next one will.
-        let former = self.former.and_then(|report| serde_json::from_slice(&report).ok());
+        let former = self.former.map(|report| serde_json::from_slice(&report)).transpose();
+        let former = former
+            .map_err(|e| MaskingError::Catalog { reason: format!("the former base's report cannot be read: {e}") })?;
         let copied = pipeline::copy(Copy {
             former,
             source: server,

@@ -80,7 +80,7 @@ impl Literals {
         for definitions in DEFINITIONS.iter().chain(comments) {
             for row in session.query(&definitions.statement()).await? {
                 let (object, text) = (field(Some(&row), 0), field(Some(&row), 1));
-                let literals = if definitions.is_whole { vec![text] } else { literals_in(&text) };
+                let literals = definitions.candidates(text);
                 for literal in literals.into_iter().filter(|literal| literal.chars().count() >= SHORTEST) {
                     if rules.allow_literals.contains(&object) {
                         self.allowed.insert(literal);
@@ -119,13 +119,28 @@ impl Literals {
         met.iter().map(finding).collect()
     }
 
-    /// Whether somebody has looked at a definition that holds `value`.
+    /// Whether somebody has looked at a definition that quotes `value`.
     pub(super) fn is_allowed(&self, value: &str) -> bool {
-        self.allowed.iter().any(|literal| literal.contains(value))
+        self.allowed.contains(value)
     }
 }
 
 impl Definitions {
+    /// What of a text may be personal. A body is not parsed: an apostrophe in a comment would hide what follows, so what stands between any two
+    /// counts, and every word.
+    fn candidates(&self, text: String) -> Vec<String> {
+        if self.is_whole {
+            return vec![text];
+        }
+        let mut candidates = literals_in(&text);
+        if self.sql.contains("prosrc") {
+            candidates.extend(text.split('\'').map(str::to_owned));
+            let is_between = |c: char| c.is_whitespace() || matches!(c, '\'' | '"' | '$' | '(' | ')' | ',' | ';');
+            candidates.extend(text.split(is_between).filter(|word| suggest::is_personal(word)).map(str::to_owned));
+        }
+        candidates
+    }
+
     /// Descriptions and texts, but for what came with Postgres (`FirstNormalObjectId` of transam.h) or with an extension.
     fn statement(&self) -> String {
         format!(

@@ -127,7 +127,7 @@ pub(super) async fn plan(
 /// Databases of a server that people can connect to, `template1` included: what is made from it is made of that.
 pub(super) async fn databases(session: &mut Connection) -> Result<Vec<String>, MaskingError> {
     let rows = session
-        .query("SELECT datname FROM pg_database WHERE datallowconn AND datconnlimit <> -2 AND datname <> 'template0' ORDER BY datname")
+        .query("SELECT datname FROM pg_database WHERE datallowconn AND has_database_privilege(datname, 'CONNECT') AND datconnlimit <> -2 AND datname <> 'template0' ORDER BY datname")
         .await?;
     Ok(rows.iter().map(|row| field(Some(row), 0)).collect())
 }
@@ -147,6 +147,7 @@ pub(super) async fn copy(copy: Copy) -> Result<Copied, MaskingError> {
     let installation = installation(&copy.settings, copy.major).await.map_err(ImportError::from)?;
     copy.progress.wait_for("planning");
     let mut session = Connection::open(&copy.source, Purpose::Queries("postgres")).await?;
+    set_for_copy(&mut session).await?;
     let shape = Shape::read(&mut session).await?;
     let globals = Globals::read(&mut session, &copy.rules).await?;
     let names = databases(&mut session).await?;

@@ -97,7 +97,7 @@ impl DatabasePlan {
         let assigned = assign::assign(&catalog, rules, &mut problems);
         let mut tables = Vec::with_capacity(catalog.tables.len());
         for table in &catalog.tables {
-            let own_rules = assign::table_rules(&catalog, rules, table);
+            let (rows, filter) = assign::rows_of(&catalog, rules, table);
             let mut columns = Vec::new();
             for column in table.columns.iter().filter(|column| !column.is_generated) {
                 let Some((rule, origin)) = assigned.get(&(table.oid, column.number)) else { continue };
@@ -121,13 +121,7 @@ impl DatabasePlan {
                     transform,
                 });
             }
-            tables.push(TablePlan {
-                oid: table.oid,
-                rows: own_rules.map(|own| own.rows).unwrap_or_default(),
-                filter: own_rules.and_then(|own| own.filter.clone()),
-                columns,
-                through: None,
-            });
+            tables.push(TablePlan { oid: table.oid, rows, filter, columns, through: None });
         }
         let mut plan = DatabasePlan { catalog, tables };
         plan.route_partitions();

@@ -108,7 +108,8 @@ pub(super) struct DatabaseRules {
 /// `[database.<name>.table."<schema>.<table>"]`.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct TableRules {
-    pub rows: Rows,
+    /// `None`: as what it is a partition of.
+    pub rows: Option<Rows>,
     /// SQL over the raw rows.
     pub filter: Option<String>,
     pub unlisted_column: Option<Unlisted>,
@@ -277,8 +278,7 @@ struct DatabaseFile {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TableFile {
-    #[serde(default)]
-    rows: Rows,
+    rows: Option<Rows>,
     #[serde(rename = "where")]
     filter: Option<String>,
     unlisted_column: Option<Unlisted>,

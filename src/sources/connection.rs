@@ -172,7 +172,7 @@ impl Connection {
     }
 
     /// What the server's objection means here.
-    pub(super) fn refused(&self, message: ServerMessage) -> ImportError {
+    pub(crate) fn refused(&self, message: ServerMessage) -> ImportError {
         message.into_error(&self.target, &self.user)
     }
 

@@ -74,7 +74,7 @@ pub(in crate::masking) async fn restore(
             arguments.push(&jobs);
         }
         let output = restore_into(&fresh, file, &contents.database, &arguments).await?;
-        check("pg_restore", &contents.database, output)?;
+        check("pg_restore", &contents.database, output).map_err(without_server_text)?;
         // Materialized views are filled as their owners, of whose memberships a dump says nothing. Grants by superusers would count as the
         // owners', so these come before.
         let attribute = if number == 0 { "SUPERUSER" } else { "NOSUPERUSER" };
@@ -83,6 +83,21 @@ pub(in crate::masking) async fn restore(
         }
     }
     Ok(fresh)
+}
+
+/// What a server objects to while it takes rows quotes them.
+fn without_server_text(error: MaskingError) -> MaskingError {
+    match error {
+        MaskingError::Tool { tool, database, message } => {
+            let shown = message.split("ERROR:").next().unwrap_or_default().trim_end().to_owned();
+            MaskingError::Tool {
+                tool,
+                database,
+                message: format!("{shown} the server refuses it; restore it by hand to see why"),
+            }
+        }
+        other => other,
+    }
 }
 
 async fn restore_into(fresh: &Fresh, file: &Path, database: &str, more: &[&str]) -> Result<Output, MaskingError> {

@@ -254,6 +254,9 @@ pub(in crate::masking) async fn set_for_copy(connection: &mut Connection) -> Res
     let settings = [
         ("client_encoding", encoding),
         ("search_path", ""),
+        // What functions say of rows is nobody's to read here, and would fill a socket that is only written to.
+        ("client_min_messages", "error"),
+        ("transaction_timeout", "0"),
         ("datestyle", "ISO"),
         ("intervalstyle", "postgres"),
         ("timezone", "UTC"),

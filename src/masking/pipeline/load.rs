@@ -11,6 +11,7 @@ use crate::masking::value::Keys;
 use crate::sources::{Connection, Purpose};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::Semaphore;
 
 /// From so many bytes on, several sessions read a table.
 const LARGE: u64 = 32 << 20;
@@ -37,6 +38,8 @@ struct Work<'a> {
     loaded: Mutex<Vec<BTreeMap<String, u64>>>,
     /// Sessions on sources that nobody reads from just now, with the number of their database.
     idle: Mutex<Vec<(usize, Connection)>>,
+    /// Held by the table that several sessions read.
+    readers: Semaphore,
 }
 
 /// Loads all rows that come along. By database, how many rows each table has.
@@ -61,6 +64,7 @@ pub(super) async fn load(
         waiting: Mutex::new(loads.into()),
         loaded: Mutex::new(vec![BTreeMap::new(); snapshots.len()]),
         idle: Mutex::default(),
+        readers: Semaphore::new(1),
     };
     let streams = (0..copy.streams.max(1)).map(|_| work.stream());
     futures::future::try_join_all(streams).await?;
@@ -108,8 +112,10 @@ impl Work<'_> {
             let table_plan = &plan.tables[load.table];
             let table = plan.table(table_plan);
             let is_large = load.bytes >= LARGE && load.copying.is_divisible();
-            let mut sources =
-                self.idle(load.database, if is_large { self.copy.streams.min(READERS) } else { 1 }).await?;
+            // One large table at a time has several readers: sessions are the source's, and few.
+            let readers = is_large.then(|| self.readers.try_acquire().ok()).flatten();
+            let count = if readers.is_some() { self.copy.streams.min(READERS) } else { 1 };
+            let mut sources = self.idle(load.database, count).await?;
             let one = TableCopy { database: &plan.catalog.name, table, plan: table_plan, copying: &load.copying };
             let rows = one.run(&mut sources, fresh, |rows| self.copy.progress.advance(rows)).await?;
             self.idle

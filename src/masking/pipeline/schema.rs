@@ -210,7 +210,7 @@ pub(super) fn check(tool: &'static str, database: &str, output: Output) -> Resul
         return Ok(output);
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let is_objection = |line: &&str| line.contains("error: ") || line.contains("ERROR: ");
+    let is_objection = |line: &&str| line.starts_with(tool) && line.contains("error: ");
     let first: Vec<&str> = said.lines().filter(is_objection).take(2).collect();
     let message = if first.is_empty() { output.status.to_string() } else { first.join("; ") };
     Err(MaskingError::Tool { tool, database: database.to_owned(), message })

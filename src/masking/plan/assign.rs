@@ -7,7 +7,7 @@
 use super::{Origin, Problems};
 use crate::masking::catalog::{Column, DatabaseCatalog, Oid, Table};
 use crate::masking::masks::MaskSpec;
-use crate::masking::rules::{ColumnRule, Mask, Rows, Rules, TableRules, Unlisted};
+use crate::masking::rules::{ColumnRule, Mask, Rows, Rules, Unlisted};
 use std::collections::HashMap;
 
 /// A column of a database: its table and number.
@@ -39,7 +39,7 @@ pub(super) fn assign(catalog: &DatabaseCatalog, rules: &Rules, problems: &mut Pr
     }
     spread(&mut assigned, &ties);
     for (table, column) in columns(catalog) {
-        let rows = table_rules(catalog, rules, table).map(|own| own.rows).unwrap_or_default();
+        let (rows, _) = rows_of(catalog, rules, table);
         if rows == Rows::All && !assigned.contains_key(&(table.oid, column.number)) {
             problems.of_column(table, column, "no rule is for it; list it, if only as \"keep\"");
         }
@@ -55,11 +55,12 @@ fn columns(catalog: &DatabaseCatalog) -> impl Iterator<Item = (&Table, &Column)>
     all.filter(|(_, column)| !column.is_generated)
 }
 
-/// What the file says of a table and its rows; for a partition it may say so of the table that it is part of.
-pub(super) fn table_rules<'a>(catalog: &DatabaseCatalog, rules: &'a Rules, table: &Table) -> Option<&'a TableRules> {
+/// Which rows of a table come along, and the condition on them: what the file says of it, each for itself else of the table that it is part of.
+pub(super) fn rows_of(catalog: &DatabaseCatalog, rules: &Rules, table: &Table) -> (Rows, Option<String>) {
     let own = rules.table(&catalog.name, &table.full_name());
-    let above = || table.parents.first().filter(|_| table.is_partition).and_then(|oid| catalog.table(*oid));
-    own.or_else(|| table_rules(catalog, rules, above()?))
+    let above = table.parents.first().filter(|_| table.is_partition).and_then(|oid| catalog.table(*oid));
+    let (rows, filter) = above.map(|above| rows_of(catalog, rules, above)).unwrap_or_default();
+    (own.and_then(|own| own.rows).unwrap_or(rows), own.and_then(|own| own.filter.clone()).or(filter))
 }
 
 fn listed(catalog: &DatabaseCatalog, rules: &Rules) -> Assigned {

@@ -1,6 +1,6 @@
 //! Whether the masks fit where they are put: types took part already ([`Transform::compile`](crate::masking::value::Transform::compile)), here it is lengths, NOT NULL,
-//! what must stay unique, encodings, and what tables refer to each other for. What only an evaluation can tell, check constraints and domains, is tried on
-//! samples (`samples`) and in the end by Postgres, which builds every index and constraint over what was loaded.
+//! what must stay unique, encodings, and what tables refer to each other for. What only an evaluation can tell, check constraints and domains, Postgres
+//! tells, which takes every row and builds every index over what was loaded.
 
 use super::steps::sibling_names;
 use super::{ColumnPlan, DatabasePlan, Problems, TablePlan};
@@ -16,6 +16,7 @@ pub(super) fn check(plan: &DatabasePlan, rules: &Rules, problems: &mut Problems)
         let what = format!("there are {}; say large_objects = \"drop\" or \"keep\"", plan.catalog.large_objects);
         problems.add("large objects", what);
     }
+    check_sequences(plan, problems);
     for table_plan in plan.tables.iter().filter(|table| table.rows == Rows::All) {
         let table = plan.table(table_plan);
         for column in &table_plan.columns {
@@ -23,6 +24,26 @@ pub(super) fn check(plan: &DatabasePlan, rules: &Rules, problems: &mut Problems)
         }
         check_uniqueness(table, table_plan, problems);
         check_references(plan, table, problems);
+    }
+}
+
+/// A permutation may use its whole range, and new rows come after it.
+fn check_sequences(plan: &DatabasePlan, problems: &mut Problems) {
+    for sequence in &plan.catalog.sequences {
+        let Some((oid, number)) = sequence.owner else { continue };
+        let of_table = plan.tables.iter().find(|table| table.oid == oid);
+        let column = of_table.and_then(|table| table.columns.iter().find(|column| column.column.number == number));
+        if let Some(MaskSpec::Int { max, .. }) = column.and_then(ColumnPlan::spec)
+            && *max >= sequence.maximum
+        {
+            let name = format!("{}.{}", sequence.schema, sequence.name);
+            let what = format!(
+                "the mask int of the column that it numbers goes up to {max}, and it to {}: no new row could be inserted; give the mask a \
+                 smaller max",
+                sequence.maximum
+            );
+            problems.add(name, what);
+        }
     }
 }
 

@@ -111,12 +111,12 @@ impl Copying {
         });
         let joins = self.shuffled.iter().enumerate().map(|(number, (column, seed))| {
             format!(
-                " JOIN (SELECT {column}, row_number() OVER (ORDER BY hashtextextended(ctid::text, {seed})) AS place \
-                 FROM {from}) s{number} USING (place)"
+                " JOIN (SELECT {column}, row_number() OVER (ORDER BY hashtextextended(ctid::text, {seed})) AS offshoot_place \
+                 FROM {from}) s{number} USING (offshoot_place)"
             )
         });
         format!(
-            "COPY (SELECT {} FROM (SELECT *, row_number() OVER () AS place FROM {from}) t{}) TO STDOUT",
+            "COPY (SELECT {} FROM (SELECT *, row_number() OVER () AS offshoot_place FROM {from}) t{}) TO STDOUT",
             selected.collect::<Vec<_>>().join(", "),
             joins.collect::<String>(),
         )
