@@ -399,3 +399,13 @@ fn a_column_with_another_type_than_before() {
     masked.write_rules(&format!("reviewed = \"looked at it\"\n{}", rules("", "")));
     masked.import();
 }
+
+#[test]
+fn a_permutation_that_leaves_its_sequence_no_next_value() {
+    let masked = Masked::shop(&rules("", ""));
+    masked.source.psql("shop", "create table numbered (n int generated always as identity)");
+    let permuted =
+        "[database.shop.table.\"public.numbered\".column]\nn = { mask = \"int\", min = 1, max = 2147483647 }";
+    masked.write_rules(&rules("", permuted));
+    import_refused(&masked, &["public.numbered_n_seq", "smaller max"]);
+}
