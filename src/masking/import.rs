@@ -66,11 +66,6 @@ impl CopyImport {
             source_settings.clear();
         }
         let folder = scratch.join("fresh");
-        let make = || -> std::io::Result<()> {
-            std::fs::create_dir(&folder)?;
-            std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o711))
-        };
-        make().map_err(MaskingError::io(format!("cannot make {}", folder.display())))?;
         let former = self.former.map(|report| serde_json::from_slice(&report)).transpose();
         let former = former
             .map_err(|e| MaskingError::Catalog { reason: format!("the former base's report cannot be read: {e}") })?;
@@ -91,8 +86,8 @@ impl CopyImport {
         if let Some(raw) = &mut restored {
             raw.stop().await?;
             let folder = scratch.join("raw");
-            std::fs::remove_dir_all(&folder)
-                .map_err(MaskingError::io(format!("cannot remove {}", folder.display())))?;
+            let removed = tokio::fs::remove_dir_all(&folder).await;
+            removed.map_err(MaskingError::io(format!("cannot remove {}", folder.display())))?;
         }
         let data_dir = copied.data_dir.clone();
         let attest = match (self.rules, key, signer) {

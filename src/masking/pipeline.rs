@@ -35,7 +35,7 @@ use super::value::{Keys, Leaf};
 use crate::compute::{Installation, installation};
 use crate::model::fault::{self, FaultPoint};
 use crate::settings::ComputeSettings;
-use crate::sources::{Connection, ImportError, Progress, Purpose, Server};
+use crate::sources::{Connection, ImportError, Progress, Purpose, Row, Server};
 use fresh::{Fresh, Shape};
 use globals::Globals;
 use relations::Relations;
@@ -56,7 +56,7 @@ pub(super) struct Copy {
     /// Without one nothing is masked.
     pub key: Option<MaskingKey>,
     pub settings: ComputeSettings,
-    /// A folder of its own, which the compute's user can pass through.
+    /// A folder of its own, not there yet.
     pub folder: PathBuf,
     /// Tables that are copied at once, and indexes built.
     pub streams: usize,
@@ -124,12 +124,18 @@ pub(super) async fn plan(
     Ok((snapshots, problems, literals))
 }
 
-/// Databases of a server that people can connect to, `template1` included: what is made from it is made of that.
+/// Databases of a server that we can connect to, `template1` included: what is made from it is made of that. Others are named in the log.
 pub(super) async fn databases(session: &mut Connection) -> Result<Vec<String>, MaskingError> {
-    let rows = session
-        .query("SELECT datname FROM pg_database WHERE datallowconn AND has_database_privilege(datname, 'CONNECT') AND datconnlimit <> -2 AND datname <> 'template0' ORDER BY datname")
-        .await?;
-    Ok(rows.iter().map(|row| field(Some(row), 0)).collect())
+    let statement = "SELECT datname, datallowconn AND has_database_privilege(datname, 'CONNECT') FROM pg_database
+                     WHERE datconnlimit <> -2 AND datname <> 'template0' ORDER BY datname";
+    let rows = session.query(statement).await?;
+    let (open, closed): (Vec<_>, Vec<_>) = rows.iter().partition(|row| field(Some(row), 1) == "t");
+    let names = |rows: Vec<&Row>| rows.into_iter().map(|row| field(Some(row), 0)).collect::<Vec<_>>();
+    let closed = names(closed);
+    if !closed.is_empty() {
+        tracing::warn!(databases = closed.join(", "), "leaving out databases that this role cannot connect to");
+    }
+    Ok(names(open))
 }
 
 fn unknown_databases(rules: &Rules, databases: &[String]) -> Vec<Problem> {

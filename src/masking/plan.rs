@@ -14,7 +14,7 @@ mod steps;
 
 pub(super) use steps::{Copying, expressions};
 
-use super::catalog::{Column, DatabaseCatalog, Oid, Table};
+use super::catalog::{Column, DatabaseCatalog, Oid, Sequence, Table};
 use super::masks::MaskSpec;
 use super::rules::{ColumnRule, Mask, Rows, Rules};
 use super::value::{Keys, Transform};
@@ -131,6 +131,17 @@ impl DatabasePlan {
 
     pub(super) fn table(&self, plan: &TablePlan) -> &Table {
         self.catalog.table(plan.oid).expect("a plan's tables are those of its catalog")
+    }
+
+    /// The end of the range that the column which `sequence` numbers is permuted in.
+    pub(super) fn permuted_to(&self, sequence: &Sequence) -> Option<i64> {
+        let (oid, number) = sequence.owner?;
+        let table = self.tables.iter().find(|table| table.oid == oid)?;
+        let column = table.columns.iter().find(|column| column.column.number == number)?;
+        match column.spec()? {
+            MaskSpec::Int { max, .. } => Some(*max),
+            _ => None,
+        }
     }
 
     /// Has rows of partitions loaded through the topmost table whose partition key is masked.

@@ -119,7 +119,8 @@ async fn copy_and_seal(
     if let Some(prepared) = prepared {
         // They are in the store: a large database need not be here twice while it is sealed.
         let folder = prepared.data_dir;
-        std::fs::remove_dir_all(&folder).map_err(|source| ImportError::Scratch { path: folder, source })?;
+        let removed = tokio::fs::remove_dir_all(&folder).await;
+        removed.map_err(|source| ImportError::Scratch { path: folder, source })?;
         (facts.source, facts.source_settings) = (prepared.source, prepared.source_settings);
         attest = prepared.attest;
     }

@@ -29,9 +29,18 @@ impl Connection {
 
     /// Begins `COPY … TO STDOUT`.
     pub(crate) async fn begin_copy_out(&mut self, statement: &str) -> Result<(), ImportError> {
+        self.begin_copy(statement, |message| matches!(message, Message::CopyOutResponse(_))).await
+    }
+
+    /// Begins `COPY … FROM STDIN`.
+    pub(crate) async fn begin_copy_in(&mut self, statement: &str) -> Result<(), ImportError> {
+        self.begin_copy(statement, |message| matches!(message, Message::CopyInResponse(_))).await
+    }
+
+    async fn begin_copy(&mut self, statement: &str, begins: impl Fn(&Message) -> bool) -> Result<(), ImportError> {
         self.send(|buffer| frontend::query(statement, buffer)).await?;
         match self.receive().await? {
-            Message::CopyOutResponse(_) => Ok(()),
+            message if begins(&message) => Ok(()),
             Message::ErrorResponse(body) => {
                 let message = server_message(body.fields());
                 self.drain().await?;
@@ -90,20 +99,6 @@ impl Connection {
                 Err(self.refused(message))
             }
             _ => Err(self.unexpected("the data of a COPY")),
-        }
-    }
-
-    /// Begins `COPY … FROM STDIN`.
-    pub(crate) async fn begin_copy_in(&mut self, statement: &str) -> Result<(), ImportError> {
-        self.send(|buffer| frontend::query(statement, buffer)).await?;
-        match self.receive().await? {
-            Message::CopyInResponse(_) => Ok(()),
-            Message::ErrorResponse(body) => {
-                let message = server_message(body.fields());
-                self.drain().await?;
-                Err(self.refused(message))
-            }
-            _ => Err(self.unexpected("the beginning of a COPY")),
         }
     }
 

@@ -115,11 +115,6 @@ pub(super) async fn plant(
     shape: &Shape,
     canaries: &[Canary],
 ) -> Result<PathBuf, MaskingError> {
-    let make = || -> std::io::Result<()> {
-        std::fs::create_dir(folder)?;
-        std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o711))
-    };
-    make().map_err(MaskingError::io(format!("cannot make {}", folder.display())))?;
     let mut fresh = Fresh::make(folder, settings, installation, shape, BTreeMap::new()).await?;
     fresh.start().await?;
     let mut connection = fresh.connect("postgres").await?;

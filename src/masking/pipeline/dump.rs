@@ -34,11 +34,6 @@ pub(in crate::masking) async fn restore(
     settings: &ComputeSettings,
     jobs: usize,
 ) -> Result<Fresh, MaskingError> {
-    let make = || -> std::io::Result<()> {
-        std::fs::create_dir(folder)?;
-        std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o711))
-    };
-    make().map_err(MaskingError::io(format!("cannot make {}", folder.display())))?;
     let contents = contents(file, settings).await?;
     let installation = installation(settings, contents.major).await.map_err(ImportError::from)?;
     let mut fresh = Fresh::make(folder, settings, installation, &Shape::plain(), BTreeMap::new()).await?;

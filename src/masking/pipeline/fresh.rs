@@ -133,7 +133,7 @@ pub(in crate::masking) struct Fresh {
 }
 
 impl Fresh {
-    /// Makes it in `folder`, which exists and lets the compute's user pass through. With one there already, takes that.
+    /// Makes it in `folder`, a new one, in a folder that lets the compute's user pass through.
     pub(in crate::masking) async fn make(
         folder: &Path,
         settings: &ComputeSettings,
@@ -166,6 +166,8 @@ impl Fresh {
     async fn initialize(&self, shape: &Shape) -> Result<(), MaskingError> {
         let data = self.data_dir();
         let made = || -> std::io::Result<()> {
+            std::fs::create_dir(&self.folder)?;
+            std::fs::set_permissions(&self.folder, PermissionsExt::from_mode(0o711))?;
             std::fs::create_dir(&data)?;
             std::fs::set_permissions(&data, PermissionsExt::from_mode(0o700))?;
             chown(&data, Some(self.identity.uid), Some(self.identity.gid))
@@ -247,16 +249,18 @@ impl Fresh {
 }
 
 /// Settings under which what one server writes is what another reads, as pg_dump has them (`setup_connection` of pg_dump.c).
+///
+/// All of them or an error: without `row_security = off`, for one, a role that may not see all rows would be given some without a word.
 pub(in crate::masking) async fn set_for_copy(connection: &mut Connection) -> Result<(), MaskingError> {
-    let encoding = connection.query("SELECT current_setting('server_encoding')").await?;
+    let known = "SELECT current_setting('server_encoding'), EXISTS (SELECT FROM pg_settings WHERE name = 'transaction_timeout')";
+    let known = connection.query(known).await?;
     // What has no encoding cannot be converted.
-    let encoding = if field(encoding.first(), 0) == "SQL_ASCII" { "SQL_ASCII" } else { "UTF8" };
+    let encoding = if field(known.first(), 0) == "SQL_ASCII" { "SQL_ASCII" } else { "UTF8" };
     let settings = [
         ("client_encoding", encoding),
         ("search_path", ""),
         // What functions say of rows is nobody's to read here, and would fill a socket that is only written to.
         ("client_min_messages", "error"),
-        ("transaction_timeout", "0"),
         ("datestyle", "ISO"),
         ("intervalstyle", "postgres"),
         ("timezone", "UTC"),
@@ -270,11 +274,10 @@ pub(in crate::masking) async fn set_for_copy(connection: &mut Connection) -> Res
         ("idle_in_transaction_session_timeout", "0"),
         ("synchronize_seqscans", "off"),
         ("default_transaction_isolation", "read committed"),
-        ("session_replication_role", "origin"),
     ];
-    for (name, value) in settings {
-        // Some are a superuser's to set, and those are at their defaults then.
-        let _ = connection.try_query(&format!("SET {name} = '{value}'")).await?;
-    }
+    // From PostgreSQL 17 on.
+    let newer = (field(known.first(), 1) == "t").then_some(("transaction_timeout", "0"));
+    let set = |(name, value): (&str, &str)| format!("SET {name} = '{value}';");
+    connection.query(&settings.into_iter().chain(newer).map(set).collect::<String>()).await?;
     Ok(())
 }

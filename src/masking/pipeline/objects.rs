@@ -1,8 +1,7 @@
 //! What is in a database beside rows and schema: sequences' values, large objects, materialized views, columns that Postgres computes.
 
 use crate::masking::MaskingError;
-use crate::masking::catalog::{Sequence, field, literal, objects, quote, quoted};
-use crate::masking::masks::MaskSpec;
+use crate::masking::catalog::{field, literal, objects, quote, quoted};
 use crate::masking::plan::{DatabasePlan, expressions};
 use crate::masking::rules::Kept;
 use crate::sources::Connection;
@@ -14,7 +13,7 @@ const LARGE_OBJECT_PIECE: u64 = 1 << 20;
 /// Gives every sequence its value; one whose column is permuted goes on after the permutation's range, so that no new row meets an old one.
 pub(super) async fn set_sequences(plan: &DatabasePlan, fresh: &mut Connection) -> Result<(), MaskingError> {
     for sequence in &plan.catalog.sequences {
-        let (value, is_called) = match permuted_to(plan, sequence) {
+        let (value, is_called) = match plan.permuted_to(sequence) {
             Some(maximum) => (sequence.state.last_value.max(maximum), true),
             None => (sequence.state.last_value, sequence.state.is_called),
         };
@@ -22,17 +21,6 @@ pub(super) async fn set_sequences(plan: &DatabasePlan, fresh: &mut Connection) -
         fresh.query(&format!("SELECT setval({name}, {value}, {is_called})")).await?;
     }
     Ok(())
-}
-
-/// The end of the range that the sequence's column is permuted in.
-pub(in crate::masking) fn permuted_to(plan: &DatabasePlan, sequence: &Sequence) -> Option<i64> {
-    let (table, number) = sequence.owner?;
-    let table = plan.tables.iter().find(|candidate| candidate.oid == table)?;
-    let column = table.columns.iter().find(|column| column.column.number == number)?;
-    match column.spec()? {
-        MaskSpec::Int { max, .. } => Some(*max),
-        _ => None,
-    }
 }
 
 /// Computes the columns whose rule is an expression, table by table: a rewrite, so that no row is left in two versions.

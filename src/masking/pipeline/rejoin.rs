@@ -1,7 +1,8 @@
 //! Raw rows joined with what became of them, by key: an independent look at the result, through Postgres on both sides.
 //!
 //! Some rows of each table with a key are read again, in the source's snapshot, masked once more here, and looked up in the masked database by their
-//! masked keys. Every column must be what its mask makes of the raw value, and no masked value may be a raw one where its mask promises change.
+//! masked keys. A column that is kept, or whose type prints what it is given, must be what its mask makes of the raw value; no masked value of
+//! any type may be a raw one where its mask promises change.
 
 use crate::masking::MaskingError;
 use crate::masking::catalog::{Table, field, literal, quote};

@@ -51,6 +51,8 @@ impl Schema {
     ) -> Result<Schema, MaskingError> {
         let mut arguments =
             vec!["--format=custom", "--schema-only", "--no-tablespaces", "--no-subscriptions", "--no-password"];
+        // A snapshot is held meanwhile.
+        arguments.push("--lock-wait-timeout=5min");
         if omissions.comments == Kept::Drop {
             arguments.push("--no-comments");
         }

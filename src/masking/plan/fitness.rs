@@ -30,12 +30,7 @@ pub(super) fn check(plan: &DatabasePlan, rules: &Rules, problems: &mut Problems)
 /// A permutation may use its whole range, and new rows come after it.
 fn check_sequences(plan: &DatabasePlan, problems: &mut Problems) {
     for sequence in &plan.catalog.sequences {
-        let Some((oid, number)) = sequence.owner else { continue };
-        let of_table = plan.tables.iter().find(|table| table.oid == oid);
-        let column = of_table.and_then(|table| table.columns.iter().find(|column| column.column.number == number));
-        if let Some(MaskSpec::Int { max, .. }) = column.and_then(ColumnPlan::spec)
-            && *max >= sequence.maximum
-        {
+        if let Some(max) = plan.permuted_to(sequence).filter(|max| *max >= sequence.maximum) {
             let name = format!("{}.{}", sequence.schema, sequence.name);
             let what = format!(
                 "the mask int of the column that it numbers goes up to {max}, and it to {}: no new row could be inserted; give the mask a \
