@@ -109,12 +109,12 @@ async fn search(
     threads: usize,
     progress: &Arc<Progress>,
 ) -> Result<(Copied, scanning::Scanned), MaskingError> {
-    let (columns, canaries): (Vec<_>, Vec<_>) = scanning::canaries(&copied.leaves, &entropy).into_iter().unzip();
+    let (columns, canaries): (Vec<_>, Vec<_>) = scanning::canaries(&copied.samples, &entropy).into_iter().unzip();
     let control = copied.control(&canaries).await?;
     let progress = progress.clone();
     let search = move || {
         let canaries: Vec<_> = columns.into_iter().zip(canaries).collect();
-        let wanted = scanning::Wanted::new(&copied.leaves, &canaries, |value| copied.literals.is_allowed(value));
+        let wanted = scanning::Wanted::new(&copied, &canaries);
         let scanned = scanning::scan(&wanted, &control, &copied, threads, &progress)?;
         std::fs::remove_dir_all(&control).map_err(MaskingError::io("cannot remove the control cluster"))?;
         Ok((copied, scanned))

@@ -9,6 +9,7 @@
 //!
 //! The sessions that export the snapshots stay open until the last row is read. They read, and nothing else.
 
+mod coincidences;
 mod control;
 mod dump;
 mod fresh;
@@ -31,7 +32,8 @@ use super::masks::MaskingKey;
 use super::plan::{DatabasePlan, Problem};
 use super::report::FormerReport;
 use super::rules::{LargeObjects, Rules};
-use super::value::{Keys, Leaf};
+use super::sample::Sample;
+use super::value::Keys;
 use crate::compute::{Installation, installation};
 use crate::model::fault::{self, FaultPoint};
 use crate::settings::ComputeSettings;
@@ -40,7 +42,7 @@ use fresh::{Fresh, Shape};
 use globals::Globals;
 use relations::Relations;
 use schema::{Omissions, Schema, Section};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -70,8 +72,10 @@ pub(super) struct Copied {
     pub relations: Relations,
     /// Raw rows that were compared with what became of them.
     pub joined_rows: u64,
-    /// All masks that were used, by column.
-    pub leaves: Vec<(String, Arc<Leaf>)>,
+    /// What was kept of raw values, by column.
+    pub samples: Vec<(String, Arc<Sample>)>,
+    /// Those of them that masks have written, too.
+    pub coincidences: HashSet<String>,
     pub literals: Arc<Literals>,
     installation: Installation,
     shape: Shape,
@@ -118,8 +122,8 @@ pub(super) async fn plan(
         snapshots.push(Snapshot { session, name: field(exported.first(), 0), plan: Arc::new(plan) });
     }
     let literals = Arc::new(literals);
-    for (column, leaf) in &keys.leaves {
-        leaf.sample.watch(literals.clone(), column);
+    for (column, sample) in &keys.samples {
+        sample.watch(literals.clone(), column);
     }
     Ok((snapshots, problems, literals))
 }
@@ -175,14 +179,15 @@ pub(super) async fn copy(copy: Copy) -> Result<Copied, MaskingError> {
     fresh.start().await?;
     let filled = fill(&copy, &fresh, &globals, snapshots, &literals, &mut keys).await?;
     fresh.stop().await?;
-    let Filled { databases, relations, joined_rows, settings_left_out } = filled;
-    let (data_dir, leaves, settings, folder) = (fresh.data_dir(), keys.leaves, copy.settings, copy.folder);
+    let Filled { databases, relations, joined_rows, coincidences, settings_left_out } = filled;
+    let (data_dir, samples, settings, folder) = (fresh.data_dir(), keys.samples, copy.settings, copy.folder);
     Ok(Copied {
         data_dir,
         databases,
         relations,
         joined_rows,
-        leaves,
+        samples,
+        coincidences,
         literals,
         installation,
         shape,
@@ -205,6 +210,7 @@ struct Filled {
     databases: Vec<CopiedDatabase>,
     relations: Relations,
     joined_rows: u64,
+    coincidences: HashSet<String>,
     settings_left_out: Vec<String>,
 }
 
@@ -239,7 +245,9 @@ async fn fill(
     if !findings.is_empty() {
         return Err(MaskingError::Findings { findings });
     }
-    let (mut databases, mut relations, mut joined_rows) = (Vec::new(), Relations::default(), 0);
+    let doubtful = if is_masked { coincidences::doubtful(&keys.samples) } else { BTreeSet::new() };
+    let (mut databases, mut relations) = (Vec::new(), Relations::default());
+    let (mut joined_rows, mut coincidences) = (0, HashSet::new());
     for ((mut snapshot, rows), schema) in snapshots.into_iter().zip(rows).zip(&schemas) {
         let plan = &snapshot.plan;
         copy.progress.wait_for(&format!("building keys and indexes of {}", plan.catalog.name));
@@ -260,6 +268,7 @@ async fn fill(
         connection.query("VACUUM (FREEZE, ANALYZE)").await?;
         if is_masked {
             joined_rows += rejoin::rejoin(plan, &mut snapshot.session, &mut connection).await?;
+            coincidences.extend(coincidences::find(plan, &doubtful, &mut connection).await?);
         }
         relations.add(plan, &mut connection).await?;
         databases.push(CopiedDatabase { plan: snapshot.plan, rows });
@@ -268,5 +277,5 @@ async fn fill(
     let left_out = globals.make_settings(&mut template, keeps).await?;
     globals.make_flags(&mut template).await?;
     template.query("CHECKPOINT").await?;
-    Ok(Filled { databases, relations, joined_rows, settings_left_out: left_out })
+    Ok(Filled { databases, relations, joined_rows, coincidences, settings_left_out: left_out })
 }

@@ -17,8 +17,10 @@ pub(super) use steps::{Copying, expressions};
 use super::catalog::{Column, DatabaseCatalog, Oid, Sequence, Table};
 use super::masks::MaskSpec;
 use super::rules::{ColumnRule, Mask, Rows, Rules};
+use super::sample::Sample;
 use super::value::{Keys, Transform};
 use std::fmt;
+use std::sync::Arc;
 
 /// What becomes of one database.
 pub(super) struct DatabasePlan {
@@ -46,6 +48,8 @@ pub(super) struct ColumnPlan {
     pub origin: Origin,
     /// `None` for what is not done to values one by one: `default`, `template`, `shuffle`, `expression`.
     pub transform: Option<Transform>,
+    /// Of raw values that nothing comes along of.
+    pub sample: Option<Arc<Sample>>,
 }
 
 /// Why a column has its rule.
@@ -101,9 +105,10 @@ impl DatabasePlan {
             let mut columns = Vec::new();
             for column in table.columns.iter().filter(|column| !column.is_generated) {
                 let Some((rule, origin)) = assigned.get(&(table.oid, column.number)) else { continue };
+                keys.column = format!("{}.{}.{}", catalog.name, table.full_name(), column.name);
+                keys.is_reference = table.foreign_keys.iter().any(|key| key.columns.contains(&column.number));
                 let transform = if is_done_by_value(rule) {
                     let of_type = (column.type_oid, column.modifier);
-                    keys.column = format!("{}.{}.{}", catalog.name, table.full_name(), column.name);
                     match Transform::compile(rule, of_type, &catalog, keys) {
                         Ok(transform) => Some(transform),
                         Err(what) => {
@@ -114,12 +119,14 @@ impl DatabasePlan {
                 } else {
                     None
                 };
-                columns.push(ColumnPlan {
-                    column: column.clone(),
-                    rule: rule.clone(),
-                    origin: origin.clone(),
-                    transform,
-                });
+                let (ty, _) = catalog.base_type(column.type_oid, column.modifier);
+                let sample = match (&transform, rule) {
+                    (Some(Transform::Replace(replacement)), _) => Some(replacement.sample.clone()),
+                    (None, rule) if is_left_behind(rule) => Some(keys.sample_of_left_behind(ty)),
+                    _ => None,
+                };
+                let (column, rule, origin) = (column.clone(), rule.clone(), origin.clone());
+                columns.push(ColumnPlan { column, rule, origin, transform, sample });
             }
             tables.push(TablePlan { oid: table.oid, rows, filter, columns, through: None });
         }
@@ -184,6 +191,12 @@ impl ColumnPlan {
     pub(super) fn spec(&self) -> Option<&MaskSpec> {
         self.mask().map(|mask| &mask.spec)
     }
+}
+
+/// Whether a rule makes something of a column that has nothing to do with its values.
+fn is_left_behind(rule: &ColumnRule) -> bool {
+    let ColumnRule::Mask(mask) = rule else { return false };
+    matches!(mask.spec, MaskSpec::Default | MaskSpec::Template { .. } | MaskSpec::Expression { .. })
 }
 
 /// Whether a rule says what becomes of one value without knowing any other.

@@ -1,10 +1,10 @@
 //! The report that is kept with a masked base: what was done to each column, how many rows came along, and what was searched for. No values.
 
-use super::masks::MaskingKey;
+use super::masks::{MaskSpec, MaskingKey};
 use super::pipeline::Copied;
 use super::plan::{DatabasePlan, Problem};
 use super::rules::Rules;
-use super::scanning::Scanned;
+use super::scanning::{Scanned, Searched};
 use super::signing::hexadecimal;
 use crate::model::ScanSummary;
 use serde::{Deserialize, Serialize};
@@ -48,6 +48,9 @@ pub(super) struct ColumnReport {
     pub type_name: String,
     pub rule: String,
     pub because: String,
+    /// Of a masked column: how many of its raw values were searched for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub searched: Option<Searched>,
 }
 
 /// What of a former report says whether the source is still what the rules were written for.
@@ -104,7 +107,8 @@ impl FormerReport {
 
 impl Report {
     pub(super) fn new(rules: &Rules, key: &MaskingKey, signer: &str, copied: &Copied, scan: Scanned) -> Report {
-        let databases: Vec<DatabaseReport> = copied.databases.iter().map(DatabaseReport::new).collect();
+        let databases: Vec<DatabaseReport> =
+            copied.databases.iter().map(|copied| DatabaseReport::new(copied, &scan)).collect();
         let mut all = Sha256::new();
         for database in &databases {
             all.update(&database.catalog_sha256);
@@ -134,20 +138,28 @@ impl Report {
 }
 
 impl DatabaseReport {
-    fn new(copied: &super::pipeline::CopiedDatabase) -> DatabaseReport {
+    fn new(copied: &super::pipeline::CopiedDatabase, scan: &Scanned) -> DatabaseReport {
         let plan = &copied.plan;
         let table = |table_plan: &super::plan::TablePlan| {
             let name = plan.table(table_plan).full_name();
             let rows = *copied.rows.get(&name)?;
             let columns = table_plan.columns.iter().map(|column| {
+                let searched = match column.spec() {
+                    Some(MaskSpec::Shuffle) => {
+                        Some(Searched { values: 0, because: Some("its values stay, in other rows") })
+                    }
+                    _ => scan.columns.get(&format!("{}.{name}.{}", plan.catalog.name, column.column.name)).cloned(),
+                };
                 let report = ColumnReport {
+                    searched,
                     type_name: column.column.written.clone(),
                     rule: column.rule.describe(),
                     because: column.origin.to_string(),
                 };
                 (column.column.name.clone(), report)
             });
-            Some((name, TableReport { rows, columns: columns.collect() }))
+            let columns = columns.collect();
+            Some((name, TableReport { rows, columns }))
         };
         DatabaseReport {
             name: plan.catalog.name.clone(),

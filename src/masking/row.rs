@@ -4,6 +4,8 @@
 //! so it may be at most [`LONGEST_VALUE`]. In COPY's text form a tab or a newline that is part of a value is escaped, so the bare bytes are
 //! the ends of values and rows and nothing else (Postgres manual, "COPY", "Text Format").
 
+use super::masks::Telling;
+use super::sample::Sample;
 use super::value::{Became, Transform, ValueError};
 use bytes::{BufMut, BytesMut};
 use std::sync::Arc;
@@ -23,7 +25,9 @@ pub(super) enum Step {
     /// The same for every row, whatever it was: it is not read at all. In COPY's text form.
     Emit(Vec<u8>),
     /// The next column of the input is replaced by what siblings before it became, unless it is NULL or empty.
-    Template(Vec<Part>),
+    Template(Vec<Part>, Arc<Sample>),
+    /// The next column of the input is looked at, and nothing is written. Such steps come last.
+    Look(Arc<Sample>, Telling),
 }
 
 #[derive(Clone)]
@@ -54,6 +58,8 @@ pub(super) struct RowError {
 /// Turns rows into masked rows. One for each stream.
 pub(super) struct RowMasker {
     steps: Arc<[Step]>,
+    /// Steps that write a column.
+    written: usize,
     /// The step whose value comes next, or `steps.len()` at the end of a row.
     at: usize,
     /// Of the value that is being held.
@@ -72,6 +78,7 @@ impl RowMasker {
         };
         let siblings = steps.iter().filter_map(remembered).max().map_or(0, |last| last + 1);
         RowMasker {
+            written: steps.iter().filter(|step| !matches!(step, Step::Look(..))).count(),
             steps,
             at: 0,
             held: Vec::new(),
@@ -102,7 +109,7 @@ impl RowMasker {
             let piece = &input[..end.unwrap_or(input.len())];
             match self.steps.get(self.at) {
                 Some(Step::Copy) => out.extend_from_slice(piece),
-                Some(Step::Mask(_) | Step::Template(_)) => self.hold(piece)?,
+                Some(Step::Mask(_) | Step::Template(..) | Step::Look(..)) => self.hold(piece)?,
                 // A table none of whose columns are read: only its rows' ends come.
                 _ => {}
             }
@@ -136,15 +143,16 @@ impl RowMasker {
                 self.held = held;
                 outcome.map_err(|error| self.failed(self.at, error))?;
             }
-            Some(Step::Template(_)) if self.held == NULL => out.extend_from_slice(NULL),
-            Some(Step::Template(parts)) if !self.held.is_empty() => self.fill(parts, out),
+            Some(Step::Template(..)) if self.held == NULL => out.extend_from_slice(NULL),
+            Some(Step::Template(parts, sample)) if !self.held.is_empty() => {
+                self.look(sample, Telling::Perhaps)?;
+                self.fill(parts, out);
+            }
+            Some(Step::Look(sample, telling)) if self.held != NULL => self.look(sample, *telling)?,
             _ => {}
         }
         self.held.clear();
-        self.at += 1;
-        if self.at < steps.len() {
-            out.put_u8(b'\t');
-        }
+        self.end_column(out);
         self.emit_unread(out)
     }
 
@@ -152,14 +160,26 @@ impl RowMasker {
     fn emit_unread(&mut self, out: &mut BytesMut) -> Result<(), RowError> {
         while let Some(step) = self.steps.get(self.at) {
             match step {
-                Step::Copy | Step::Mask(_) | Step::Template(_) => return Ok(()),
+                Step::Copy | Step::Mask(_) | Step::Template(..) | Step::Look(..) => return Ok(()),
                 Step::Emit(text) => out.extend_from_slice(text),
             }
-            self.at += 1;
-            if self.at < self.steps.len() {
-                out.put_u8(b'\t');
-            }
+            self.end_column(out);
         }
+        Ok(())
+    }
+
+    fn end_column(&mut self, out: &mut BytesMut) {
+        self.at += 1;
+        if self.at < self.written {
+            out.put_u8(b'\t');
+        }
+    }
+
+    /// Shows `sample` the raw value that is held.
+    fn look(&mut self, sample: &Sample, telling: Telling) -> Result<(), RowError> {
+        let outcome = unescape(&self.held, &mut self.raw);
+        outcome.map_err(|error| self.failed(self.at, error))?;
+        sample.offer(&self.raw, |_| telling);
         Ok(())
     }
 
@@ -281,7 +301,7 @@ mod tests {
 
     #[test]
     fn kept_columns_go_through_and_masked_ones_are_replaced() {
-        let constant = mask(Transform::Constant("a\tb\\".to_owned()), None);
+        let constant = mask(Transform::constant("a\tb\\"), None);
         let steps = vec![Step::Copy, constant, Step::Copy];
         assert_eq!(run(steps, "1\tx\\ty\t\\N\n\\\\.\t\\N\t\n").unwrap(), "1\ta\\tb\\\\\t\\N\n\\\\.\t\\N\t\n");
     }
@@ -300,12 +320,27 @@ mod tests {
         let parts = vec![Part::Sibling(0), Part::Text(".".to_owned()), Part::Sibling(1), Part::Text("@x".to_owned())];
         let steps = vec![
             mask(Transform::Keep, Some(0)),
-            mask(Transform::Constant("c".to_owned()), Some(1)),
-            Step::Template(parts),
+            mask(Transform::constant("c"), Some(1)),
+            Step::Template(parts, crate::masking::sample::of_text().into()),
         ];
         let rows = "a\\\\b\tz\traw\n\\N\tz\traw\na\tz\t\\N\na\tz\t\n";
         let masked = "a\\\\b\tc\ta\\\\b.c@x\n\\N\tc\t.c@x\na\tc\t\\N\na\tc\t\n";
         assert_eq!(run(steps, rows).unwrap(), masked);
+    }
+
+    #[test]
+    fn what_is_only_looked_at_is_not_written() {
+        let sample = Arc::new(crate::masking::sample::of_text());
+        let look = || Step::Look(sample.clone(), Telling::Surely);
+        let steps = vec![Step::Copy, Step::Emit(escaped(None)), look(), look()];
+        assert_eq!(
+            in_pieces(&steps.into(), &[b"1\tseen o", b"nce\t\\N\n2\t\tseen too\n"]).unwrap(),
+            "1\t\\N\n2\t\\N\n"
+        );
+        let mut seen: Vec<_> = sample.values().into_iter().map(|raw| raw.text).collect();
+        seen.sort();
+        assert_eq!(seen, ["seen once".into(), "seen too".into()]);
+        assert_eq!(run(vec![Step::Emit(escaped(None)), look()], "a\nb\n").unwrap(), "\\N\n\\N\n");
     }
 
     #[test]
@@ -322,8 +357,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_masked_names_its_column_and_row_and_not_its_value() {
-        let json = Transform::Json(Arc::new(crate::masking::value::nothing_kept()));
-        let error = in_pieces(&vec![Step::Copy, mask(json, None)].into(), &[b"1\t{}\n2\t{secret\n"]).unwrap_err();
+        let document = mask(Transform::redacting(), None);
+        let error = in_pieces(&vec![Step::Copy, document].into(), &[b"1\t{}\n2\t{secret\n"]).unwrap_err();
         assert_eq!((error.column, error.row), (1, 1));
         assert!(!error.error.to_string().contains("secret"));
         let mut masker = RowMasker::new(vec![mask(Transform::Keep, None)].into());

@@ -6,10 +6,11 @@
 
 use super::MaskingError;
 use super::pipeline::{Canary, Copied};
+use super::sample::Sample;
 use super::scan::{Added, Finding, HeapFaults, LabelId, Patterns, PatternsBuilder, Place, Scan, ScanResult};
-use super::value::Leaf;
 use crate::model::{Entropy, ScanSummary};
 use crate::sources::Progress;
+use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -20,6 +21,17 @@ const SHOWN: usize = 20;
 /// What was searched, and found clean.
 pub(super) struct Scanned {
     pub summary: ScanSummary,
+    pub columns: BTreeMap<String, Searched>,
+}
+
+/// How much was searched for of the raw values of one column.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct Searched {
+    /// Of this column.
+    pub values: u64,
+    /// Why none was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub because: Option<&'static str>,
 }
 
 /// What to search for.
@@ -29,31 +41,29 @@ pub(super) struct Wanted {
     columns: Vec<String>,
     /// Labels of canaries.
     canaries: BTreeSet<LabelId>,
-    values: u64,
+    /// By column.
+    searched: BTreeMap<String, Searched>,
 }
 
 /// A canary for every masked column whose values can be searched for.
-pub(super) fn canaries(leaves: &[(String, Arc<Leaf>)], entropy: &Entropy) -> Vec<(String, Canary)> {
-    let of_leaf = |(column, leaf): &(String, Arc<Leaf>)| {
-        let kind = leaf.sample.kind?;
+pub(super) fn canaries(samples: &[(String, Arc<Sample>)], entropy: &Entropy) -> Vec<(String, Canary)> {
+    let of_column = |(column, sample): &(String, Arc<Sample>)| {
+        let kind = sample.kind?;
         Some(Canary::of(kind, entropy).into_iter().map(|canary| (column.clone(), canary)).collect::<Vec<_>>())
     };
-    leaves.iter().filter_map(of_leaf).flatten().collect()
+    samples.iter().filter_map(of_column).flatten().collect()
 }
 
 impl Wanted {
-    /// `is_ignored` says of a value that somebody has looked at it.
-    pub(super) fn new(
-        leaves: &[(String, Arc<Leaf>)],
-        canaries: &[(String, Canary)],
-        is_ignored: impl Fn(&str) -> bool,
-    ) -> Wanted {
+    /// Canaries, and what was kept of raw values, but for those that say nothing where they are met: masks have written them, or somebody has looked
+    /// at the definitions that quote them.
+    pub(super) fn new(copied: &Copied, canaries: &[(String, Canary)]) -> Wanted {
         let mut builder = PatternsBuilder::new();
         let mut wanted = Wanted {
             patterns: Arc::new(PatternsBuilder::new().build()),
             columns: Vec::new(),
             canaries: BTreeSet::new(),
-            values: 0,
+            searched: BTreeMap::new(),
         };
         for (column, canary) in canaries {
             let label = wanted.label(column);
@@ -61,17 +71,21 @@ impl Wanted {
                 wanted.canaries.insert(label);
             }
         }
-        for (column, leaf) in leaves {
-            let Some(kind) = leaf.sample.kind else { continue };
+        for (column, sample) in &copied.samples {
             let label = wanted.label(column);
-            for value in leaf.sample.values().iter().filter(|value| !is_ignored(value)) {
-                if let Added::Taken { .. } = builder.add(label, kind, value) {
-                    wanted.values += 1;
-                }
+            let mut values = 0;
+            for raw in sample.values().iter().filter(|raw| !raw.is_coincidence(&copied.coincidences)) {
+                let Some(kind) = sample.kind.filter(|_| !copied.literals.is_allowed(&raw.text)) else { continue };
+                values += u64::from(matches!(builder.add(label, kind, &raw.text), Added::Taken { .. }));
             }
+            wanted.searched.entry(column.clone()).or_default().add(values, sample.unsearched(&copied.coincidences));
         }
         wanted.patterns = Arc::new(builder.build());
         wanted
+    }
+
+    fn values(&self) -> u64 {
+        self.searched.values().map(|searched| searched.values).sum()
     }
 
     fn label(&mut self, column: &str) -> LabelId {
@@ -118,12 +132,21 @@ pub(super) fn scan(
         files: result.files,
         bytes: result.bytes,
         decompressed_bytes: result.decompressed_bytes,
-        values: wanted.values,
+        values: wanted.values(),
         patterns: result.patterns,
         canaries: wanted.canaries.len() as u64,
         joined_rows: copied.joined_rows,
     };
-    Ok(Scanned { summary })
+    Ok(Scanned { summary, columns: wanted.searched.clone() })
+}
+
+impl Searched {
+    /// A column with documents has several samples.
+    fn add(&mut self, values: u64, because: Option<&'static str>) {
+        self.values += values;
+        self.because =
+            if self.values > 0 { None } else { because.or(self.because).or(Some("its values are allowed literals")) };
+    }
 }
 
 /// About how much there is to search.

@@ -7,7 +7,7 @@ mod json;
 mod record;
 
 use super::catalog::{DatabaseCatalog, Oid, Type};
-use super::masks::{Changes, DomainKey, Longest, MaskError, MaskSpec, Masker, MaskingKey, ValueType};
+use super::masks::{Changes, DomainKey, Longest, MaskError, MaskSpec, Masker, MaskingKey, Telling, ValueType};
 use super::rules::{ColumnRule, Mask};
 use super::sample::Sample;
 use array::Array;
@@ -35,12 +35,18 @@ pub(super) enum ValueError {
 #[derive(Clone)]
 pub(super) enum Transform {
     Keep,
-    Null,
-    Constant(String),
+    Replace(Arc<Replacement>),
     Mask(Arc<Leaf>),
     Each(Arc<Array>),
     Fields(Arc<Record>),
     Json(Arc<JsonMask>),
+}
+
+/// The same instead of every value.
+pub(super) struct Replacement {
+    /// `None`: NULL.
+    pub with: Option<String>,
+    pub sample: Arc<Sample>,
 }
 
 /// A mask at work.
@@ -48,14 +54,28 @@ pub(super) struct Leaf {
     pub masker: Masker,
     /// The blanks that `char(n)` fills up with are no part of the value.
     is_padded: bool,
-    pub sample: Sample,
+    sample: Arc<Sample>,
 }
 
 impl Leaf {
     fn apply(&self, value: &str, out: &mut String) -> Result<(), MaskError> {
         let value = if self.is_padded { value.trim_end_matches(' ') } else { value };
-        self.sample.offer(value, |value| !self.masker.may_write(value));
+        self.sample.offer(value, |value| self.masker.telling(value));
         self.masker.apply(value, out)
+    }
+}
+
+impl Replacement {
+    fn apply(&self, value: &str, out: &mut String) -> Became {
+        let is_same = |value: &str| self.with.as_deref().is_some_and(|with| with.contains(value));
+        self.sample.offer(value, |value| if is_same(value) { Telling::No } else { Telling::Surely });
+        match &self.with {
+            None => Became::Null,
+            Some(with) => {
+                out.push_str(with);
+                Became::Text
+            }
+        }
     }
 }
 
@@ -67,19 +87,49 @@ pub(super) enum Became {
     Text,
 }
 
-/// The keys of the domains in use, derived once, and all masks that were made with them.
+/// The keys of the domains in use, derived once, and what is kept of the values that are masked with them.
 pub(super) struct Keys {
     master: MaskingKey,
     domains: HashMap<String, DomainKey>,
-    /// With the column each is for, `database.schema.table.column`.
-    pub leaves: Vec<(String, Arc<Leaf>)>,
+    /// With the column each is of, `database.schema.table.column`.
+    pub samples: Vec<(String, Arc<Sample>)>,
     /// The column that masks are being made for.
     pub column: String,
+    /// It refers to a key.
+    pub is_reference: bool,
+    /// They are for values within that column's.
+    is_within: bool,
 }
 
 impl Keys {
     pub(super) fn new(master: MaskingKey) -> Keys {
-        Keys { master, domains: HashMap::new(), leaves: Vec::new(), column: String::new() }
+        let (domains, samples, column) = Default::default();
+        Keys { master, domains, samples, column, is_reference: false, is_within: false }
+    }
+
+    /// For raw values of a type.
+    pub(super) fn sample(&mut self, ty: Option<&Type>) -> Arc<Sample> {
+        let sample = Arc::new(Sample::of_type(ty, !self.is_within));
+        self.samples.push((self.column.clone(), sample.clone()));
+        sample
+    }
+
+    /// For raw values of which nothing comes along.
+    pub(super) fn sample_of_left_behind(&mut self, ty: Option<&Type>) -> Arc<Sample> {
+        if !self.is_reference {
+            return self.sample(ty);
+        }
+        let sample = Arc::new(Sample::of_reference());
+        self.samples.push((self.column.clone(), sample.clone()));
+        sample
+    }
+
+    /// Makes masks for values within those of a column.
+    fn within<T>(&mut self, make: impl FnOnce(&mut Keys) -> T) -> T {
+        let was_within = std::mem::replace(&mut self.is_within, true);
+        let made = make(self);
+        self.is_within = was_within;
+        made
     }
 
     fn domain(&mut self, name: &str) -> DomainKey {
@@ -114,7 +164,8 @@ impl Transform {
             ColumnRule::Each(element_rule) => {
                 let element = ty.and_then(|ty| Some((ty.element?, ty.delimiter)));
                 let (element, _) = element.ok_or_else(|| format!("each is for arrays, and this is {}", named(ty)))?;
-                let transform = Transform::compile(element_rule, (element, modifier), catalog, keys)?;
+                let of_element = |keys: &mut Keys| Transform::compile(element_rule, (element, modifier), catalog, keys);
+                let transform = keys.within(of_element)?;
                 let delimiter = catalog.types.get(&element).map_or(',', |ty| ty.delimiter);
                 Ok(Transform::Each(Arc::new(Array { element: transform, delimiter })))
             }
@@ -125,13 +176,14 @@ impl Transform {
                 if let Some(unknown) = rules.keys().find(|name| !ty.fields.iter().any(|field| field.name == **name)) {
                     return Err(format!("{} has no field {unknown:?}", ty.name));
                 }
-                let field = |field: &super::catalog::Field| {
+                let mut field = |field: &super::catalog::Field| {
                     let rule =
                         rules.get(&field.name).ok_or_else(|| format!("no rule for its field {:?}", field.name))?;
-                    Transform::compile(rule, (field.type_oid, field.modifier), catalog, keys)
-                        .map_err(|e| format!("field {:?}: {e}", field.name))
+                    let of_field =
+                        |keys: &mut Keys| Transform::compile(rule, (field.type_oid, field.modifier), catalog, keys);
+                    keys.within(of_field).map_err(|e| format!("field {:?}: {e}", field.name))
                 };
-                let fields = ty.fields.iter().map(field).collect::<Result<_, String>>()?;
+                let fields = ty.fields.iter().map(&mut field).collect::<Result<_, String>>()?;
                 Ok(Transform::Fields(Arc::new(Record { fields })))
             }
             ColumnRule::Json { paths, unlisted } => {
@@ -140,15 +192,16 @@ impl Transform {
                     return Err(format!("json is for json and jsonb, and this is {}", named(ty)));
                 }
                 let text = Type { name: "text".to_owned(), ..ty.cloned().expect("it is a json type") };
-                let path = |(path, rule): &(super::rules::JsonPath, ColumnRule)| {
+                let mut path = |(path, rule): &(super::rules::JsonPath, ColumnRule)| {
                     let ColumnRule::Mask(Mask { spec, domain }) = rule else {
                         return Err(format!("{path}: inside of a document only masks make sense"));
                     };
-                    let transform = Transform::of_mask(spec, domain, &text, keys);
+                    let transform = keys.within(|keys| Transform::of_mask(spec, domain, &text, keys));
                     Ok((path.clone(), transform.map_err(|e| format!("{path}: {e}"))?))
                 };
-                let paths = paths.iter().map(path).collect::<Result<_, String>>()?;
-                Ok(Transform::Json(Arc::new(JsonMask { paths, unlisted: *unlisted })))
+                let paths = paths.iter().map(&mut path).collect::<Result<_, String>>()?;
+                let redacted = keys.within(|keys| keys.sample(Some(&text)));
+                Ok(Transform::Json(Arc::new(JsonMask { paths, unlisted: *unlisted, redacted })))
             }
         }
     }
@@ -157,13 +210,21 @@ impl Transform {
         let value_type = value_type(ty);
         Ok(match spec {
             MaskSpec::Keep => Transform::Keep,
-            MaskSpec::Null => Transform::Null,
-            MaskSpec::Constant { value } => Transform::Constant(value.clone()),
+            MaskSpec::Null => {
+                let sample = keys.sample_of_left_behind(Some(ty));
+                Transform::Replace(Arc::new(Replacement { with: None, sample }))
+            }
+            MaskSpec::Constant { value } => {
+                let with = Some(value.clone());
+                Transform::Replace(Arc::new(Replacement { with, sample: keys.sample(Some(ty)) }))
+            }
             spec => {
                 let masker = Masker::new(spec, &value_type, &keys.domain(domain)).map_err(|e| e.to_string())?;
-                let leaf = Arc::new(Leaf { masker, is_padded: ty.name == "bpchar", sample: Sample::of_type(ty) });
-                keys.leaves.push((keys.column.clone(), leaf.clone()));
-                Transform::Mask(leaf)
+                Transform::Mask(Arc::new(Leaf {
+                    masker,
+                    is_padded: ty.name == "bpchar",
+                    sample: keys.sample(Some(ty)),
+                }))
             }
         })
     }
@@ -172,8 +233,7 @@ impl Transform {
     pub(super) fn apply(&self, value: &str, out: &mut String) -> Result<Became, ValueError> {
         match self {
             Transform::Keep => out.push_str(value),
-            Transform::Null => return Ok(Became::Null),
-            Transform::Constant(constant) => out.push_str(constant),
+            Transform::Replace(replacement) => return Ok(replacement.apply(value, out)),
             Transform::Mask(leaf) => leaf.apply(value, out)?,
             Transform::Each(array) => array.apply(value, out)?,
             Transform::Fields(record) => record.apply(value, out)?,
@@ -187,7 +247,7 @@ impl Transform {
         match self {
             Transform::Keep => true,
             Transform::Mask(leaf) => leaf.masker.properties().unique,
-            Transform::Null | Transform::Constant(_) | Transform::Json(_) => false,
+            Transform::Replace(_) | Transform::Json(_) => false,
             Transform::Each(array) => array.element.is_unique(),
             Transform::Fields(record) => record.fields.iter().all(Transform::is_unique),
         }
@@ -196,7 +256,7 @@ impl Transform {
     /// Characters of the longest output, where that does not depend on the input.
     pub(super) fn longest(&self) -> Option<usize> {
         match self {
-            Transform::Constant(constant) => Some(constant.chars().count()),
+            Transform::Replace(replacement) => replacement.with.as_ref().map(|with| with.chars().count()),
             Transform::Mask(leaf) => match leaf.masker.properties().longest {
                 Longest::Chars(chars) => Some(chars),
                 Longest::AsInput => None,
@@ -210,13 +270,20 @@ impl Transform {
         let widest_of =
             |transforms: &mut dyn Iterator<Item = &Transform>| transforms.map(Transform::widest).max().unwrap_or('\0');
         match self {
-            Transform::Keep | Transform::Null => '\0',
-            Transform::Constant(constant) => constant.chars().max().unwrap_or('\0'),
+            Transform::Keep => '\0',
+            Transform::Replace(replacement) => {
+                replacement.with.iter().flat_map(|with| with.chars()).max().unwrap_or('\0')
+            }
             Transform::Mask(leaf) => leaf.masker.properties().widest,
             Transform::Each(array) => array.element.widest(),
             Transform::Fields(record) => widest_of(&mut record.fields.iter()),
             Transform::Json(document) => widest_of(&mut document.paths.iter().map(|(_, transform)| transform)),
         }
+    }
+
+    /// What it writes may be another raw value by chance.
+    pub(super) fn writes_coincidences(&self) -> bool {
+        matches!(self, Transform::Mask(leaf) if leaf.masker.writes_coincidences())
     }
 
     /// No output is its input, but for NULL and the empty string.
@@ -248,8 +315,25 @@ fn value_type(ty: &Type) -> ValueType {
     }
 }
 
-/// For tests: a document of which nothing is kept.
 #[cfg(test)]
-pub(super) fn nothing_kept() -> JsonMask {
-    JsonMask { paths: Vec::new(), unlisted: super::rules::UnlistedLeaf::Redact }
+impl Transform {
+    /// NULL for every value.
+    pub(super) fn null() -> Transform {
+        Transform::Replace(Arc::new(Replacement { with: None, sample: super::sample::of_text().into() }))
+    }
+
+    /// `text` for every value.
+    pub(super) fn constant(text: &str) -> Transform {
+        let sample = super::sample::of_text().into();
+        Transform::Replace(Arc::new(Replacement { with: Some(text.to_owned()), sample }))
+    }
+
+    /// For documents of which nothing is kept.
+    pub(super) fn redacting() -> Transform {
+        Transform::Json(Arc::new(JsonMask {
+            paths: Vec::new(),
+            unlisted: super::rules::UnlistedLeaf::Redact,
+            redacted: super::sample::of_text().into(),
+        }))
+    }
 }

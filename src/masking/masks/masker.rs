@@ -204,13 +204,24 @@ impl Masker {
         &self.properties
     }
 
-    /// Whether `value`, met among masked values, could be the mask of another one: then it says nothing of how it came there.
-    pub fn may_write(&self, value: &str) -> bool {
+    /// What it says of the mask if `value` is met among what it wrote.
+    pub fn telling(&self, value: &str) -> Telling {
+        let perhaps = |is_perhaps: bool| if is_perhaps { Telling::Perhaps } else { Telling::Surely };
         match self.coincidence {
-            Coincidence::Any => true,
-            Coincidence::FewerDigits(least) => value.chars().filter(char::is_ascii_alphanumeric).count() < least,
-            Coincidence::OfMask => self.mask.may_write(value),
+            Coincidence::Always => Telling::No,
+            Coincidence::ByChance => Telling::Perhaps,
+            Coincidence::OfIpv4 => perhaps(!value.contains(':')),
+            Coincidence::FewerDigits(least) => {
+                perhaps(value.chars().filter(char::is_ascii_alphanumeric).count() < least)
+            }
+            Coincidence::OfMask if self.mask.may_write(value) => Telling::No,
+            Coincidence::OfMask => Telling::Surely,
         }
+    }
+
+    /// Whether a value that it writes may be [`Telling::Perhaps`] as the mask of another one.
+    pub fn writes_coincidences(&self) -> bool {
+        !matches!(self.coincidence, Coincidence::OfMask)
     }
 
     /// Appends the mask of `value`, the text form of what is not NULL, to `out`. The empty string stays empty. On an error `out` is as it was.
@@ -223,11 +234,24 @@ impl Masker {
     }
 }
 
+/// What a raw value says that is met among masked ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Telling {
+    /// No mask writes it: it came there raw.
+    Surely,
+    /// The same, unless it is another value's mask, which a look at the masked column tells.
+    Perhaps,
+    /// Nothing.
+    No,
+}
+
 /// When one value's mask may be another value.
 enum Coincidence {
-    /// There are so few that it will be.
-    Any,
-    /// Where a value has fewer characters that are drawn; with as many, 10^9 masks meet one of 10^3 values once in a thousand times.
+    Always,
+    ByChance,
+    /// IPv6 has room enough.
+    OfIpv4,
+    /// By chance where a value has fewer characters that are drawn; with as many, 10^9 masks meet one of 10^3 values once in a thousand times.
     FewerDigits(usize),
     OfMask,
 }
@@ -235,8 +259,10 @@ enum Coincidence {
 impl Coincidence {
     fn of(spec: &MaskSpec) -> Coincidence {
         match spec {
-            MaskSpec::Keep | MaskSpec::Int { .. } | MaskSpec::Ip | MaskSpec::DateShift { .. } => Coincidence::Any,
-            MaskSpec::Noise { .. } | MaskSpec::Bucket { .. } | MaskSpec::Choice { .. } => Coincidence::Any,
+            MaskSpec::Keep => Coincidence::Always,
+            MaskSpec::Int { .. } | MaskSpec::DateShift { .. } | MaskSpec::Noise { .. } => Coincidence::ByChance,
+            MaskSpec::Bucket { .. } | MaskSpec::Choice { .. } => Coincidence::ByChance,
+            MaskSpec::Ip => Coincidence::OfIpv4,
             MaskSpec::Phone | MaskSpec::Card | MaskSpec::Iban => Coincidence::FewerDigits(15),
             MaskSpec::Fpe { .. } => Coincidence::FewerDigits(15),
             _ => Coincidence::OfMask,

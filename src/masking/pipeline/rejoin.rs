@@ -171,8 +171,9 @@ impl ColumnPlan {
     /// What it was given is what it prints: not so of masked numbers with a scale, times, networks and documents.
     fn is_compared_as_text(&self) -> bool {
         let is_plain = PLAIN.iter().any(|plain| self.column.written.starts_with(plain));
-        match self.transform {
-            Some(Transform::Keep | Transform::Null) => true,
+        match &self.transform {
+            Some(Transform::Keep) => true,
+            Some(Transform::Replace(replacement)) => replacement.with.is_none(),
             Some(Transform::Mask(_)) => is_plain,
             _ => false,
         }

@@ -1,26 +1,49 @@
 //! From a table's plan to statements and steps: what is read, what is done to it, and what is written.
 //!
-//! Columns whose value does not depend on the row are not read at all, and templates come last, after the siblings they are made of.
+//! Columns whose value does not depend on the row are read for a look only, and not where they are long; templates come after the siblings they are
+//! made of.
 
 use super::{ColumnPlan, DatabasePlan, TablePlan};
 use crate::masking::catalog::quote;
-use crate::masking::masks::MaskSpec;
+use crate::masking::masks::{MaskSpec, Telling};
 use crate::masking::row::{Masking, Part, Step, escaped};
 use crate::masking::value::Transform;
 use std::sync::Arc;
+
+/// Bytes of a stored value, as it is stored, up to which it is read for a look: it is in its row, or in few pieces.
+const LOOKED_AT: usize = 2000;
 
 /// How one table is copied.
 pub(in crate::masking) struct Copying {
     /// Names of the columns that are written, in the order of the steps.
     pub columns: Vec<String>,
     pub steps: Arc<[Step]>,
-    /// Expressions that are read.
-    selected: Vec<String>,
+    /// What is read, in the order of the steps that read.
+    selected: Vec<Selected>,
     /// Columns that are read in another order than their rows, with the seed of that order.
     shuffled: Vec<(String, i64)>,
     from: String,
     condition: Option<String>,
     into: String,
+}
+
+/// A column that is read, as SQL names it.
+enum Selected {
+    Column(String),
+    /// NULL where it is long.
+    Short(String),
+}
+
+impl Selected {
+    /// As an expression over the rows that are called `rows`, with a dot.
+    fn sql(&self, rows: &str) -> String {
+        match self {
+            Selected::Column(name) => format!("{rows}{name}"),
+            Selected::Short(name) => {
+                format!("CASE WHEN pg_column_size({rows}{name}) <= {LOOKED_AT} THEN {rows}{name} END")
+            }
+        }
+    }
 }
 
 impl Copying {
@@ -59,16 +82,28 @@ impl Copying {
                 (_, None) => continue,
             };
             if !matches!(step, Step::Emit(_)) {
-                selected.push(quote(name));
+                selected.push(Selected::Column(quote(name)));
             }
             columns.push(quote(name));
             steps.push(step);
         }
         for column in templates {
             let text = template(column).unwrap_or_default();
+            let Some(sample) = column.sample.clone() else { continue };
             columns.push(quote(&column.column.name));
-            selected.push(quote(&column.column.name));
-            steps.push(Step::Template(parts(text, &siblings)));
+            selected.push(Selected::Column(quote(&column.column.name)));
+            steps.push(Step::Template(parts(text, &siblings), sample));
+        }
+        for column in &table_plan.columns {
+            let telling = match (column.spec(), &column.sample) {
+                (Some(MaskSpec::Null), Some(sample)) if sample.kind.is_some() => Telling::Surely,
+                (Some(MaskSpec::Default | MaskSpec::Expression { .. }), Some(sample)) if sample.kind.is_some() => {
+                    Telling::Perhaps
+                }
+                _ => continue,
+            };
+            selected.push(Selected::Short(quote(&column.column.name)));
+            steps.extend(column.sample.clone().map(|sample| Step::Look(sample, telling)));
         }
         let condition = [table_plan.filter.clone(), table.extension_condition.clone().map(without_where)];
         let condition: Vec<String> = condition
@@ -101,13 +136,15 @@ impl Copying {
         let filter = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
         let from = format!("ONLY {}{filter}", self.from);
         if self.shuffled.is_empty() {
-            return format!("COPY (SELECT {} FROM {from}) TO STDOUT", self.selected.join(", "));
+            return format!("COPY (SELECT {} FROM {from}) TO STDOUT", self.selected(""));
         }
         // Row numbers of two orders are joined: that of the rows as they come, and one by a keyed hash of where they lie.
         let shuffled = |column: &String| self.shuffled.iter().position(|(name, _)| name == column);
-        let selected = self.selected.iter().map(|column| match shuffled(column) {
-            Some(number) => format!("s{number}.{column}"),
-            None => format!("t.{column}"),
+        let selected = self.selected.iter().map(|selected| match selected {
+            Selected::Column(column) if shuffled(column).is_some() => {
+                format!("s{}.{column}", shuffled(column).unwrap_or_default())
+            }
+            other => other.sql("t."),
         });
         let joins = self.shuffled.iter().enumerate().map(|(number, (column, seed))| {
             format!(
@@ -131,13 +168,13 @@ impl Copying {
 
     /// The first so many raw rows: of the columns as they are written, or only of those that masking reads.
     pub(in crate::masking) fn preview(&self, rows: usize, is_to_be_masked: bool) -> String {
-        let columns = if is_to_be_masked { &self.selected } else { &self.columns };
+        let columns = if is_to_be_masked { self.selected("") } else { self.columns.join(", ") };
         let filter = self.condition.as_ref().map(|condition| format!(" WHERE {condition}")).unwrap_or_default();
-        format!(
-            "COPY (SELECT {} FROM ONLY {}{filter} ORDER BY ctid LIMIT {rows}) TO STDOUT",
-            columns.join(", "),
-            self.from
-        )
+        format!("COPY (SELECT {columns} FROM ONLY {}{filter} ORDER BY ctid LIMIT {rows}) TO STDOUT", self.from)
+    }
+
+    fn selected(&self, rows: &str) -> String {
+        self.selected.iter().map(|selected| selected.sql(rows)).collect::<Vec<_>>().join(", ")
     }
 }
 

@@ -15,6 +15,8 @@ pub(super) const SHORTEST: usize = 7;
 const FEWEST_DISTINCT: usize = 3;
 /// Digits from which on a number's text is searched.
 const NUMBER_DIGITS: usize = 9;
+/// With fewer, a number counts only where no digit is before or after it: a card's number has eight others of nine digits in it.
+const TELLING_DIGITS: usize = 15;
 
 /// How a value was written where it was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -290,11 +292,11 @@ fn sources(kind: SecretKind, text: &str) -> Vec<Source> {
     };
     match kind {
         SecretKind::Text => printed(true),
-        SecretKind::Integer(_) => {
+        SecretKind::Integer(width) => {
             let mut sources = printed(digits);
             let size = text.parse::<i64>().map_or(0, i64::unsigned_abs);
             match size {
-                0x100_0000..=0xffff_ffff => sources.push(Source::Integer4),
+                0x100_0000..=0xffff_ffff if width == 4 => sources.push(Source::Integer4),
                 0x100_0000_0000.. => sources.push(Source::Integer8),
                 _ => {}
             }
@@ -313,6 +315,12 @@ fn sources(kind: SecretKind, text: &str) -> Vec<Source> {
         SecretKind::Bytea => vec![],
         SecretKind::Float => with(printed(digits), &[Source::Float8]),
     }
+}
+
+/// Digits, and what people write between them, too few for it not to be met within longer numbers.
+pub(super) fn is_short_number(text: &str) -> bool {
+    let is_written = |byte: u8| byte.is_ascii_digit() || b"+-./() ".contains(&byte);
+    text.bytes().all(is_written) && text.bytes().filter(u8::is_ascii_digit).count() < TELLING_DIGITS
 }
 
 fn is_varied(bytes: &[u8]) -> bool {

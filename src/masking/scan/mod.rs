@@ -16,7 +16,7 @@
 //! | kind | text searched when | bytes searched when | otherwise |
 //! |---|---|---|---|
 //! | text | 7 bytes or more, 3 different ones | (the same) | too short |
-//! | int2, int4, int8 | 9 digits or more | 8 bytes from 2^40 on; 4 bytes from 2^24 to 2^32, at offsets divisible by 4; numeric digits from 4 groups on | too short |
+//! | int2, int4, int8 | 9 digits or more | 8 bytes from 2^40 on; of int4 4 bytes from 2^24 on, at offsets divisible by 4; numeric digits from 4 groups on | too short |
 //! | numeric | 9 digits or more | 4 base-10000 digits (8 bytes) or more | too short |
 //! | uuid | always | always | not a uuid: as text |
 //! | inet | 7 bytes or more | always: IPv4 with the varlena header before it, IPv6 without | not an address: as text |
@@ -27,7 +27,7 @@
 //!
 //! A text is searched as it is in any case of its ASCII letters, in Unicode's upper and lower case, in UTF-16 of both byte orders, in hex,
 //! in base64 at its three alignments, as a `pg_node_tree` prints a constant's bytes, and escaped for JSON and SQL. A value of more than 256 bytes
-//! is searched by the 128 in its middle. Four-byte integers are the one form that meets coincidences: one position in 2^32 each.
+//! is searched by the 128 in its middle. A number of fewer than 15 digits is met as text only where no digit is beside it. Four-byte integers are the one form that meets coincidences: one position in 2^32 each.
 //!
 //! What is not seen: values that only an index's structure spells (SP-GiST tries, hash and trigram keys), base64 with a line break
 //! within the value, full-page images under `wal_compression`, SQL escapes other than doubled quotes, float4, and what a tablespace's
@@ -49,6 +49,6 @@ mod walk;
 
 #[cfg(test)]
 pub use encodings::Encoding;
-pub use patterns::{Added, LabelId, Patterns, PatternsBuilder, SecretKind};
+pub use patterns::{Added, LabelId, Patterns, PatternsBuilder, SecretKind, searchable};
 pub use result::{Finding, HeapFaults, Place, ScanError, ScanResult};
 pub use run::Scan;

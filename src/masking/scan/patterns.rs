@@ -7,7 +7,7 @@
 //! counted over all patterns, so that `@example.com` is nobody's anchor where many have it, and windows of digits or of one byte
 //! repeated count as common whatever the secrets.
 
-use super::encodings::{Encoding, Form, SHORTEST, Source};
+use super::encodings::{Encoding, Form, SHORTEST, Source, Wrap, is_short_number};
 use super::finder::{Candidate, Census, Finder};
 use std::ops::Range;
 
@@ -152,15 +152,7 @@ impl PatternsBuilder {
     /// Adds a secret: `value` as Postgres prints it under `DateStyle = ISO` and `bytea_output = hex`.
     pub fn add(&mut self, label: LabelId, kind: SecretKind, value: &str) -> Added {
         let value = middle(kind, value);
-        let mut bytes = Vec::new();
-        let (no_census, no_short_census) = (Census::new(0), Census::new(0));
-        let mut forms = Form::of(kind, &value);
-        forms.retain(|form| {
-            bytes.clear();
-            form.encode(&value, &mut bytes);
-            let class = Class::of(*form, bytes.len());
-            class.is_some_and(|class| class.anchor(&bytes, &no_census, &no_short_census).is_some())
-        });
+        let forms = searched_forms(kind, &value);
         if forms.is_empty() {
             return Added::TooShort;
         }
@@ -204,6 +196,26 @@ impl PatternsBuilder {
         }
         longest
     }
+}
+
+/// Whether a value is long and rare enough to be searched for at all, and if so what of it is kept for that.
+pub fn searchable(kind: SecretKind, value: &str) -> Option<String> {
+    let value = middle(kind, value);
+    (!searched_forms(kind, &value).is_empty()).then_some(value)
+}
+
+/// The forms of a value, or of its middle, that a finder can look for.
+fn searched_forms(kind: SecretKind, value: &str) -> Vec<Form> {
+    let mut bytes = Vec::new();
+    let (no_census, no_short_census) = (Census::new(0), Census::new(0));
+    let mut forms = Form::of(kind, value);
+    forms.retain(|form| {
+        bytes.clear();
+        form.encode(value, &mut bytes);
+        let class = Class::of(*form, bytes.len());
+        class.is_some_and(|class| class.anchor(&bytes, &no_census, &no_short_census).is_some())
+    });
+    forms
 }
 
 /// Calls `each` with the number, class and bytes of every pattern.
@@ -301,6 +313,14 @@ impl Patterns {
         let range = start..start + scratch.len();
         let met = data.get(range.clone())?;
         let exact = met == scratch.as_slice();
+        let is_digit = |at: Option<usize>| at.and_then(|at| data.get(at)).is_some_and(u8::is_ascii_digit);
+        let is_plain = pattern.form == Form { source: Source::Text, wrap: Wrap::AsIs };
+        if is_plain
+            && is_short_number(self.secrets.text(pattern.secret))
+            && (is_digit(range.start.checked_sub(1)) || is_digit(Some(range.end)))
+        {
+            return None;
+        }
         let encoding = pattern.form.encoding(exact);
         let label = self.secrets.labels[pattern.secret as usize];
         (exact || pattern.form.folds_case() && met.eq_ignore_ascii_case(scratch)).then_some(Hit {

@@ -78,12 +78,12 @@ mod tests {
 
     #[test]
     fn each_element_is_masked_and_the_shape_stays() {
-        let constant = || Transform::Constant("a\"b\\c".to_owned());
+        let constant = || Transform::constant("a\"b\\c");
         assert_eq!(masked("{}", constant()).unwrap(), "{}");
         assert_eq!(masked("{x,NULL,\"NULL\"}", constant()).unwrap(), r#"{"a\"b\\c",NULL,"a\"b\\c"}"#);
         assert_eq!(masked("[0:1][1:1]={{x},{y}}", Transform::Keep).unwrap(), "[0:1][1:1]={{\"x\"},{\"y\"}}");
         assert_eq!(masked(r#"{"a,b","{c}","\"q\\"}"#, Transform::Keep).unwrap(), r#"{"a,b","{c}","\"q\\"}"#);
-        assert_eq!(masked("{x,y}", Transform::Null).unwrap(), "{NULL,NULL}");
+        assert_eq!(masked("{x,y}", Transform::null()).unwrap(), "{NULL,NULL}");
         for bad in ["", "x", "{\"x", "{x"] {
             assert!(masked(bad, Transform::Keep).is_err(), "{bad}");
         }

@@ -1,13 +1,18 @@
 //! JSON documents: masks at the ends of paths, and what is nowhere listed redacted unless the rule says otherwise.
 
 use super::{Became, Transform, ValueError};
+use crate::masking::masks::Telling;
 use crate::masking::rules::{JsonPath, JsonStep, UnlistedLeaf};
+use crate::masking::sample::Sample;
 use serde_json::{Map, Value};
+use std::sync::Arc;
 
 /// Masks a document. Objects, arrays, keys and NULLs stay; numbers that a mask does not turn into numbers become strings.
 pub(in crate::masking) struct JsonMask {
     pub paths: Vec<(JsonPath, Transform)>,
     pub unlisted: UnlistedLeaf,
+    /// Of leaves that no path leads to.
+    pub redacted: Arc<Sample>,
 }
 
 /// How far a path has come on the way to the value at hand.
@@ -43,7 +48,7 @@ impl JsonMask {
                 let inner = self.elements_of(reached);
                 elements.iter_mut().try_for_each(|element| self.walk(element, &inner))
             }
-            leaf => redact(leaf, self.unlisted),
+            leaf => self.redact(leaf),
         }
     }
 
@@ -80,6 +85,30 @@ impl JsonMask {
         }
         next
     }
+
+    /// What becomes of a leaf that no path leads to.
+    fn redact(&self, leaf: &mut Value) -> Result<(), ValueError> {
+        match self.unlisted {
+            UnlistedLeaf::Keep => return Ok(()),
+            UnlistedLeaf::Deny if !leaf.is_null() => return Err(ValueError::UnlistedLeaf),
+            UnlistedLeaf::Deny | UnlistedLeaf::Redact => {}
+        }
+        *leaf = match leaf {
+            Value::String(text) => {
+                self.redacted.offer(text, |_| Telling::Surely);
+                Value::String(String::new())
+            }
+            Value::Number(number) => {
+                self.redacted.offer(&number.to_string(), |_| Telling::Perhaps);
+                Value::from(0)
+            }
+            Value::Bool(_) => Value::Bool(false),
+            Value::Null => Value::Null,
+            Value::Array(_) => Value::Array(Vec::new()),
+            Value::Object(_) => Value::Object(Map::new()),
+        };
+        Ok(())
+    }
 }
 
 /// Masks every string, number and boolean of `value`.
@@ -110,34 +139,15 @@ fn mask_leaves(value: &mut Value, transform: &Transform) -> Result<(), ValueErro
     Ok(())
 }
 
-/// What becomes of a leaf that no path leads to.
-fn redact(leaf: &mut Value, unlisted: UnlistedLeaf) -> Result<(), ValueError> {
-    match unlisted {
-        UnlistedLeaf::Keep => return Ok(()),
-        UnlistedLeaf::Deny if !leaf.is_null() => return Err(ValueError::UnlistedLeaf),
-        UnlistedLeaf::Deny | UnlistedLeaf::Redact => {}
-    }
-    *leaf = match leaf {
-        Value::String(_) => Value::String(String::new()),
-        Value::Number(_) => Value::from(0),
-        Value::Bool(_) => Value::Bool(false),
-        Value::Null => Value::Null,
-        Value::Array(_) => Value::Array(Vec::new()),
-        Value::Object(_) => Value::Object(Map::new()),
-    };
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn masked(value: &str, paths: &[(&str, &str)], unlisted: UnlistedLeaf) -> Result<String, ValueError> {
-        let path = |(path, constant): &(&str, &str)| {
-            (JsonPath::parse(path).unwrap(), Transform::Constant((*constant).to_owned()))
-        };
+        let path = |(path, constant): &(&str, &str)| (JsonPath::parse(path).unwrap(), Transform::constant(constant));
         let mut out = String::new();
-        JsonMask { paths: paths.iter().map(path).collect(), unlisted }.apply(value, &mut out).map(|()| out)
+        let redacted = crate::masking::sample::of_text().into();
+        JsonMask { paths: paths.iter().map(path).collect(), unlisted, redacted }.apply(value, &mut out).map(|()| out)
     }
 
     #[test]
