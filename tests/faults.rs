@@ -86,8 +86,9 @@ fn the_cache_is_mapped() {
 }
 
 /// Steps that no serving node takes: `tests/masking_kills.rs`, `tests/collection.rs`, `src/store` and `src/pageserver/tests` have their tests.
-const ELSEWHERE: [FaultPoint; 13] = [
+const ELSEWHERE: [FaultPoint; 14] = [
     FaultPoint::SchemaRestored,
+    FaultPoint::TableCopied,
     FaultPoint::RowsCopied,
     FaultPoint::ClusterCopied,
     FaultPoint::ClusterSearched,

@@ -425,6 +425,12 @@ fn a_masked_base_says_what_was_done_and_a_raw_one_does_not() {
     for key in ["rules_sha256", "key_id", "signer"] {
         assert_eq!(report[key], seal[key]);
     }
+    let text = report.to_string();
+    let columns = text.matches("\"because\":\"listed\"").count();
+    assert!(
+        columns > 50 && text.matches("\"searched\":").count() > columns / 2,
+        "each masked column says what was searched"
+    );
     assert!(
         report["scan"]["values"].as_u64().expect("a number") > 100,
         "the scan searched for values: {}",

@@ -54,10 +54,120 @@ macro_rules! each_step {
 
 each_step! {
     the_schema_is_restored: SchemaRestored,
+    a_table_is_copied: TableCopied,
     rows_are_copied: RowsCopied,
     the_cluster_is_copied: ClusterCopied,
     the_cluster_is_searched: ClusterSearched,
     the_base_is_staged: BaseStaged,
     the_report_is_put: ReportPut,
     the_manifest_is_put: BaseManifestPut,
+}
+
+/// An import that is killed when so many tables have their rows. Returns what `import` needs to be told.
+fn killed_after(masked: &mut Masked, tables: usize) -> Vec<String> {
+    let from = masked.source.url(POSTGRES);
+    let arguments = ["import", "shop", "--streams", "1", "--from", &from].map(str::to_owned);
+    masked.node.set_environment("OFFSHOOT_FAULT", &format!("{}:{tables}", FaultPoint::TableCopied.name()));
+    masked.node.fail(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    masked.node.set_environment("OFFSHOOT_FAULT", "");
+    arguments.to_vec()
+}
+
+/// What an import says on its way.
+fn progress(masked: &Masked, arguments: &[String]) -> String {
+    let output = masked.node.run(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    said
+}
+
+fn digests(masked: &Masked, branch: &str) -> String {
+    ["shop", "analytics"].map(|database| contents::table_digests(&masked.url(&format!("{database}@{branch}")))).concat()
+}
+
+/// The shop, whose source's own cleaning writes nothing meanwhile.
+fn quiet_shop() -> Masked {
+    let masked = Masked::new(SourceOptions::of(Major::Fifteen).conf("autovacuum = off\n"), masked_config());
+    masked.write_rules(RULES);
+    masked
+}
+
+#[test]
+fn an_import_goes_on_after_the_last_finished_table() {
+    let mut masked = quiet_shop();
+    masked.import();
+    masked.node.start();
+    let wanted = digests(&masked, "in-one-go");
+    masked.node.stop();
+    masked.node.wipe();
+
+    let arguments = killed_after(&mut masked, 3);
+    // A node that starts in between ends what still runs, and leaves what is there.
+    masked.node.start();
+    assert_eq!(processes_below(&masked.node.data_dir().join("import")), Vec::<i32>::new());
+    let said = progress(&masked, &arguments);
+    assert!(said.contains("cut off: 3 tables are there"), "{said}");
+    until("the base to be seen", 20, || try_psql(&masked.url("shop@resumed"), "select 1").ok());
+    assert_eq!(digests(&masked, "resumed"), wanted);
+    assert!(masked.node.data_dir().join("import").read_dir().expect("it was made").next().is_none());
+    check_clean(&masked.url("shop@resumed"));
+}
+
+#[test]
+fn an_import_starts_over_when_the_source_or_the_rules_have_changed() {
+    let mut masked = quiet_shop();
+    let arguments = killed_after(&mut masked, 2);
+    masked.source.psql("shop", "insert into products (sku, name, price, stock) values ('new', 'new', 1, 1)");
+    let said = progress(&masked, &arguments);
+    assert!(said.contains("starting over: the source has changed"), "{said}");
+
+    killed_after(&mut masked, 2);
+    masked.write_rules(&RULES.replace("\"redact\"", "\"null\""));
+    let said = progress(&masked, &arguments);
+    assert!(!said.contains("cut off") && !said.contains("starting over"), "{said}");
+    masked.node.start();
+    assert_eq!(masked.psql("shop@x", "select count(*) from customers where note is not null"), "0");
+    assert_eq!(masked.psql("shop@x", "select count(*) from products where sku = 'new'"), "1");
+    assert!(masked.node.data_dir().join("import").read_dir().expect("it was made").next().is_none());
+}
+
+#[test]
+fn what_a_definition_quotes_is_not_forgotten_when_an_import_goes_on() {
+    let mut masked = quiet_shop();
+    masked.source.psql("shop", "update customers set note = 'likes plain things' where id = 7");
+    masked.source.psql("shop", "create table hints (id int, text text default 'likes plain things')");
+    let arguments = killed_after(&mut masked, 5);
+    let error = masked.node.fail(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(error.contains("public.hints") || error.contains("hints"), "{error}");
+    assert!(!error.contains("plain things"), "{error}");
+}
+
+#[test]
+fn a_source_that_goes_away_leaves_what_was_copied_to_the_next_import() {
+    let mut masked = quiet_shop();
+    for (table, rows) in [("wide", 150_000), ("narrower", 120_000)] {
+        let text = "repeat(md5(i::text), 40) as text";
+        masked
+            .source
+            .psql("shop", &format!("create table {table} as select i as id, {text} from generate_series(1, {rows}) i"));
+    }
+    let arguments = ["import", "shop", "--streams", "1", "--from", &masked.source.url(POSTGRES)].map(str::to_owned);
+    let import = masked.node.spawn(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let folder = masked.node.data_dir().join("import");
+    until("the first table to be copied", 60, || {
+        let record = folder.read_dir().ok()?.flatten().next()?.path().join("resumable");
+        (std::fs::read_to_string(record).ok()?.lines().count() > 1).then_some(())
+    });
+    masked.source.crash();
+    let output = import.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("what was copied is kept"), "{said}");
+    assert_eq!(folder.read_dir().expect("it is there").count(), 1, "what was copied is kept");
+    assert_eq!(processes_below(&folder), Vec::<i32>::new());
+    masked.source.restart();
+    let said = progress(&masked, &arguments);
+    assert!(said.contains("cut off: 1 tables are there"), "{said}");
+    masked.node.start();
+    assert_eq!(masked.psql("shop@x", "select count(*) from wide"), "150000");
+    assert!(folder.read_dir().expect("it was made").next().is_none());
 }

@@ -4,7 +4,7 @@
 //! A branch's boot object holds its manifest, what a start reads of its layers, and what of the base its base's boot object lacks. Objects of a
 //! `file://` store are read where they lie: there it is neither read nor, for branches, written. Whatever goes wrong with one is a wake that takes longer.
 
-use super::awake::{Ground, Mounted, blocking, links};
+use super::awake::{Awake, Ground, Mounted, blocking, links};
 use super::error::LifecycleError;
 use super::place::Place;
 use super::shared::Shared;
@@ -118,22 +118,7 @@ pub(crate) async fn rehearse(
     ground: &Ground,
     place: &Place,
 ) -> Result<(), LifecycleError> {
-    let (laid_out, identity) = (place.clone(), ground.identity);
-    blocking(move || laid_out.make(identity)).await?;
-    let base = Arc::new(Base::open(cache.clone(), manifest).await?);
-    let links = links(place);
-    let links: Vec<(&str, &Path)> = links.iter().map(|(name, target)| (*name, target.as_path())).collect();
-    let last_base_id = manifest.last_file_id;
-    let source = VolumeSource { base, last_base_id, layers: &[], tree: None, links: &links };
-    let disk = place.disk(Durability::Ephemeral)?;
-    let volume = Arc::new(Volume::open(cache.clone(), source, disk, "rehearsal").await?);
-    volume.start_recording();
-    let content = volume.read_wal(manifest.wal.pages.len()).await?;
-    let (wal_place, wal) = (place.clone(), manifest.wal.clone());
-    blocking(move || wal_place.write_wal(&[wal], &content, identity)).await?;
-    let limits = Limits::none(format!("the rehearsal of {}", manifest.project));
-    let mounted = Mounted::new(volume, place, identity, limits).await?;
-    let awake = mounted.start(ground, place).await.map_err(|(_, error)| error)?;
+    let awake = start_alone(cache.clone(), manifest, ground, place, "rehearsal").await?;
     let databases =
         manifest.cluster.databases.iter().filter(|database| database.allow_connections && !database.is_template);
     for database in databases.take(REHEARSED_DATABASES) {
@@ -156,4 +141,31 @@ pub(crate) async fn rehearse(
     let key = keys::base_boot(&manifest.project, &manifest.id);
     catalog.store().create(&key, writer.finish(&key)).await?;
     Ok(())
+}
+
+/// Starts a branch that nobody is told of, in a place of its own: what it changes stays there, and goes with it. Its start is being recorded. `what` it
+/// is for names its volume.
+pub(crate) async fn start_alone(
+    cache: PageCache,
+    manifest: &BaseManifest,
+    ground: &Ground,
+    place: &Place,
+    what: &'static str,
+) -> Result<Awake, LifecycleError> {
+    let (laid_out, identity) = (place.clone(), ground.identity);
+    blocking(move || laid_out.make(identity)).await?;
+    let base = Arc::new(Base::open(cache.clone(), manifest).await?);
+    let links = links(place);
+    let links: Vec<(&str, &Path)> = links.iter().map(|(name, target)| (*name, target.as_path())).collect();
+    let last_base_id = manifest.last_file_id;
+    let source = VolumeSource { base, last_base_id, layers: &[], tree: None, links: &links };
+    let disk = place.disk(Durability::Ephemeral)?;
+    let volume = Arc::new(Volume::open(cache, source, disk, what).await?);
+    volume.start_recording();
+    let content = volume.read_wal(manifest.wal.pages.len()).await?;
+    let (wal_place, wal) = (place.clone(), manifest.wal.clone());
+    blocking(move || wal_place.write_wal(&[wal], &content, identity)).await?;
+    let limits = Limits::none(format!("the {what} of {}", manifest.project));
+    let mounted = Mounted::new(volume, place, identity, limits).await?;
+    mounted.start(ground, place).await.map_err(|(_, error)| error)
 }

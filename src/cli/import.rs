@@ -1,12 +1,12 @@
 //! `offshoot import`: a source into the project's next base, with its progress on standard error. Works beside a running server.
 
-use super::{bytes, known_project};
+use super::{bytes, known_project, on_store};
 use crate::masking::{CopyImport, RawSide, Rules};
-use crate::model::{Ambient, ProjectName};
+use crate::model::{Ambient, Entropy, ProjectName};
 use crate::settings::Settings;
-use crate::sources::{MakeBase, Origin, Progress, Source, make_base};
-use crate::store::{Catalog, keys, open_and_probe};
-use clap::ValueEnum;
+use crate::sources::{MakeBase, Origin, Progress, RawBase, Source, make_base};
+use crate::store::{Catalog, Store, keys, open_and_probe};
+use clap::{Args, ValueEnum};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,18 +23,39 @@ pub(super) enum Method {
     Copy,
 }
 
-/// Makes the project's next base, and says so on standard output. Progress goes to standard error.
-pub(super) async fn run(
-    settings: Settings,
+#[derive(Args)]
+pub(super) struct ImportArguments {
     project: ProjectName,
+    /// postgres://user@host/ (password from the URL, PGPASSWORD or ~/.pgpass; for its files the role needs REPLICATION), a dump in
+    /// any format but plain SQL, or a data directory [default: the project's source]
+    #[arg(long)]
     from: Option<String>,
+    /// How the data comes out of a server [default: copy for a project with masking, otherwise files]
+    #[arg(long)]
     method: Option<Method>,
+    /// With copy: tables that are copied at once [default: one for each core]
+    #[arg(long)]
     streams: Option<usize>,
-) -> anyhow::Result<()> {
-    let rules = known_project(&settings, &project)?.masking.as_deref().map(Rules::load).transpose()?;
+    /// Keep everything as it is, in the raw store: nobody branches from there
+    #[arg(long)]
+    raw: bool,
+    /// Copy the rows of the project's current base in the raw store
+    #[arg(long, conflicts_with_all = ["from", "raw"])]
+    from_raw: bool,
+}
+
+/// Makes the project's next base, and says so on standard output. Progress goes to standard error.
+pub(super) async fn run(settings: Settings, arguments: ImportArguments) -> anyhow::Result<()> {
+    let ImportArguments { project, from, method, streams, raw, from_raw } = arguments;
+    let masking = known_project(&settings, &project)?.masking.as_deref().filter(|_| !raw);
+    let rules = masking.map(Rules::load).transpose()?;
     let started = Instant::now();
     let ambient = Ambient::system();
-    let source = super::source(&settings, &project, from)?;
+    let side = match from_raw {
+        true => Side::RawBase(Box::new(raw_base(&settings, &project).await?)),
+        false => Side::Source(super::source(&settings, &project, from)?),
+    };
+    let settings = on_store(settings, raw)?;
     let store = open_and_probe(&settings.store.url, &ambient.entropy).await?;
     let catalog = Catalog::new(store, ambient.entropy.clone());
     let former = if rules.is_some() { former_report(&catalog, &project).await? } else { None };
@@ -48,9 +69,9 @@ pub(super) async fn run(
         streams: streams.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from).min(STREAMS)),
         entropy: ambient.entropy.clone(),
     };
-    let origin = origin(source, masked, method, copy)?;
+    let origin = origin(side, masked, method, copy)?;
     let progress = Arc::new(Progress::stderr());
-    let request = MakeBase { settings, project: project.clone(), origin, catalog, ambient, progress };
+    let request = MakeBase { settings, project: project.clone(), origin, catalog, is_raw: raw, ambient, progress };
     let import = make_base(request);
     let interrupted = async {
         tokio::signal::ctrl_c().await.ok();
@@ -67,7 +88,8 @@ pub(super) async fn run(
         .map(|database| database.name.as_str())
         .collect();
     println!(
-        "base {} of {project}: PostgreSQL {}, {} in {} files, {} in the store, {:.1} s; databases: {}",
+        "{}base {} of {project}: PostgreSQL {}, {} in {} files, {} in the store, {:.1} s; databases: {}",
+        if raw { "raw " } else { "" },
         sealed.version,
         manifest.cluster.server_version,
         bytes(manifest.logical_bytes),
@@ -79,22 +101,44 @@ pub(super) async fn run(
     Ok(())
 }
 
+/// What an import reads.
+enum Side {
+    Source(Source),
+    RawBase(Box<RawBase>),
+}
+
+/// The project's current base in the raw store.
+pub(super) async fn raw_base(settings: &Settings, project: &ProjectName) -> anyhow::Result<RawBase> {
+    let store = Store::open(&on_store(settings.clone(), true)?.store.url)?;
+    Ok(RawBase::current(Catalog::new(store, Entropy::system()), project).await?)
+}
+
 /// What the base is made of: the source's files as they are, or its rows, which `copy` copies.
 fn origin(
-    source: Source,
+    side: Side,
     is_masked: bool,
     method: Option<Method>,
     copy: impl FnOnce(RawSide) -> CopyImport,
 ) -> anyhow::Result<Origin> {
     let copies = is_masked || method == Some(Method::Copy);
+    let source = match side {
+        Side::Source(source) => source,
+        Side::RawBase(_) if method == Some(Method::Files) => {
+            anyhow::bail!("rows are copied out of a raw base; leave --method out")
+        }
+        Side::RawBase(base) => return Ok(Origin::Made(Box::new(copy(RawSide::Base(base))))),
+    };
     match source {
         _ if is_masked && method == Some(Method::Files) => {
-            anyhow::bail!("the project is masked, and files hold raw values; leave --method out")
+            anyhow::bail!(
+                "the project is masked, and files hold raw values; leave --method out, or keep them apart with --raw"
+            )
         }
         Source::Server(server) if copies => Ok(Origin::Made(Box::new(copy(RawSide::Server(server))))),
         Source::Dump(path) if method != Some(Method::Files) => Ok(Origin::Made(Box::new(copy(RawSide::Dump(path))))),
         Source::DataDirectory(path) if copies => anyhow::bail!(
-            "{} is a data directory, and rows are copied from a running server: start Postgres on it and give its URL",
+            "{} is a data directory, and rows are copied from a running server: make a raw base of it with --raw and go on with --from-raw, or start \
+             Postgres on it and give its URL",
             path.display()
         ),
         source => Ok(Origin::Files(source)),

@@ -1,5 +1,6 @@
 //! `offshoot masking …`: what the rules do to a source, column by column, and a few rows before and after.
 
+use super::import::raw_base;
 use super::{known_project, source, table};
 use crate::masking::{self, Check, Preview, Rules};
 use crate::model::ProjectName;
@@ -23,6 +24,9 @@ pub(super) enum MaskingCommand {
         /// postgres://user@host/ [default: the project's source]
         #[arg(long)]
         from: Option<String>,
+        /// The project's current base in the raw store instead
+        #[arg(long, conflicts_with = "from")]
+        from_raw: bool,
         #[arg(long)]
         json: bool,
     },
@@ -32,6 +36,9 @@ pub(super) enum MaskingCommand {
         /// postgres://user@host/ [default: the project's source]
         #[arg(long)]
         from: Option<String>,
+        /// The project's current base in the raw store instead
+        #[arg(long, conflicts_with = "from")]
+        from_raw: bool,
         /// Only tables whose schema.table holds this
         #[arg(long)]
         table: Option<String>,
@@ -45,15 +52,27 @@ pub(super) enum MaskingCommand {
 
 pub(super) async fn run(settings: Settings, command: MaskingCommand) -> anyhow::Result<ExitCode> {
     match command {
-        MaskingCommand::Check { project, from, json } => {
-            let (rules, server) = subject(&settings, &project, from)?;
-            let check = masking::check(&server, &rules).await?;
+        MaskingCommand::Check { project, from, from_raw, json } => {
+            let rules = rules(&settings, &project)?;
+            let check = match from_raw {
+                true => {
+                    let base = raw_base(&settings, &project).await?;
+                    base.look(&settings, async |server| masking::check(server, &rules).await).await??
+                }
+                false => masking::check(&server(&settings, &project, from)?, &rules).await?,
+            };
             print_check(&check, json)?;
             Ok(if check.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        MaskingCommand::Preview { project, from, table, rows, json } => {
-            let (rules, server) = subject(&settings, &project, from)?;
-            let mut previews = masking::preview(&server, &rules, rows).await?;
+        MaskingCommand::Preview { project, from, from_raw, table, rows, json } => {
+            let rules = rules(&settings, &project)?;
+            let mut previews = match from_raw {
+                true => {
+                    let base = raw_base(&settings, &project).await?;
+                    base.look(&settings, async |server| masking::preview(server, &rules, rows).await).await??
+                }
+                false => masking::preview(&server(&settings, &project, from)?, &rules, rows).await?,
+            };
             previews.retain(|preview| table.as_ref().is_none_or(|part| preview.table.contains(part)));
             print_previews(&previews, json)?;
             Ok(ExitCode::SUCCESS)
@@ -61,15 +80,19 @@ pub(super) async fn run(settings: Settings, command: MaskingCommand) -> anyhow::
     }
 }
 
-fn subject(settings: &Settings, project: &ProjectName, from: Option<String>) -> anyhow::Result<(Rules, Server)> {
+fn rules(settings: &Settings, project: &ProjectName) -> anyhow::Result<Rules> {
     let rules = known_project(settings, project)?.masking.as_deref();
     let rules =
         rules.with_context(|| format!("project {project} has no masking in the config; name a rules file there"))?;
+    Ok(Rules::load(rules)?)
+}
+
+fn server(settings: &Settings, project: &ProjectName, from: Option<String>) -> anyhow::Result<Server> {
     match source(settings, project, from)? {
-        Source::Server(server) => Ok((Rules::load(rules)?, *server)),
+        Source::Server(server) => Ok(*server),
         Source::DataDirectory(path) | Source::Dump(path) => {
             anyhow::bail!(
-                "{} is no running server; start Postgres on it, or restore it into one, and give its URL",
+                "{} is no running server; start Postgres on it, or restore it into one, and give its URL, or make a raw base of it and say --from-raw",
                 path.display()
             )
         }

@@ -31,20 +31,8 @@ struct Cli {
 enum Command {
     /// Run a node: take clients until SIGTERM
     Serve,
-    /// Make a new base of a project from a running Postgres or a stopped data directory
-    Import {
-        project: ProjectName,
-        /// postgres://user@host/ (password from the URL, PGPASSWORD or ~/.pgpass; for its files the role needs REPLICATION), or a
-        /// data directory [default: the project's source]
-        #[arg(long)]
-        from: Option<String>,
-        /// How the data comes out of a server [default: copy for a project with masking, otherwise files]
-        #[arg(long)]
-        method: Option<import::Method>,
-        /// With copy: tables that are copied at once [default: one for each core]
-        #[arg(long)]
-        streams: Option<usize>,
-    },
+    /// Make a new base of a project from a running Postgres, a dump or a stopped data directory
+    Import(import::ImportArguments),
     /// What the masking rules of a project do to its source; nothing is copied
     #[command(subcommand)]
     Masking(masking::MaskingCommand),
@@ -62,6 +50,9 @@ enum Command {
         /// Between the two runs, at least an hour; the same wherever this store is collected
         #[arg(long, default_value = "24h", value_parser = humantime::parse_duration)]
         grace: std::time::Duration,
+        /// Of the raw store
+        #[arg(long)]
+        raw: bool,
         #[arg(long)]
         json: bool,
     },
@@ -70,6 +61,9 @@ enum Command {
         /// Only project@branch and what it needs
         #[arg(long)]
         branch: Option<BranchRef>,
+        /// Of the raw store
+        #[arg(long, conflicts_with = "branch")]
+        raw: bool,
         #[arg(long)]
         json: bool,
     },
@@ -80,6 +74,9 @@ enum BaseCommand {
     /// List them, oldest first
     List {
         project: ProjectName,
+        /// Those of the raw store
+        #[arg(long)]
+        raw: bool,
         #[arg(long)]
         json: bool,
     },
@@ -134,13 +131,13 @@ fn in_full(error: &anyhow::Error) -> String {
 fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
     let settings = settings::load(cli.config.as_deref())?;
     match cli.command {
-        Command::Fsck { branch, json } => {
+        Command::Fsck { branch, raw, json } => {
             telemetry::init("warn");
-            return block_on(fsck::run(settings, branch, json));
+            return block_on(fsck::run(on_store(settings, raw)?, branch, json));
         }
-        Command::Gc { dry_run, grace, json } => {
+        Command::Gc { dry_run, grace, raw, json } => {
             telemetry::init("warn");
-            block_on(gc::run(settings, grace, dry_run, json))
+            block_on(gc::run(on_store(settings, raw)?, grace, dry_run, json))
         }
         Command::Branch(BranchCommand::Delete { branch }) => {
             telemetry::init("warn");
@@ -150,17 +147,17 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
             telemetry::init("info,fuser=error");
             block_on(async { Ok(server::serve(settings).await?) })
         }
-        Command::Import { project, from, method, streams } => {
+        Command::Import(arguments) => {
             telemetry::init("warn,fuser=error");
-            block_on(import::run(settings, project, from, method, streams))
+            block_on(import::run(settings, arguments))
         }
         Command::Masking(command) => {
             telemetry::init("warn");
             return block_on(masking::run(settings, command));
         }
-        Command::Base(BaseCommand::List { project, json }) => {
+        Command::Base(BaseCommand::List { project, raw, json }) => {
             telemetry::init("warn,fuser=error");
-            block_on(base::list(settings, project, json))
+            block_on(base::list(on_store(settings, raw)?, project, json))
         }
         Command::Branch(BranchCommand::List { project, json }) => {
             telemetry::init("warn,fuser=error");
@@ -195,6 +192,17 @@ fn known_project<'a>(
         let known: Vec<&str> = settings.projects.iter().map(|project| project.name.as_str()).collect();
         format!("the config has no project {project}; it has: {}", known.join(", "))
     })
+}
+
+/// With the raw store for the store, if `raw`.
+fn on_store(mut settings: Settings, raw: bool) -> anyhow::Result<Settings> {
+    if raw {
+        settings.store = settings
+            .raw_store
+            .clone()
+            .context("the config names no raw store; give it one: [raw_store] url = \"…\"")?;
+    }
+    Ok(settings)
 }
 
 /// Where a project's data comes from: as the command says, else as the config does.

@@ -42,10 +42,9 @@ pub enum MaskingError {
     #[error("{database}.{table}: row {row} of a stream, column {column}: {reason}")]
     Value { database: String, table: String, column: String, row: u64, reason: String },
     #[error(
-        "{database}.{table}: the masked database refuses the rows (SQLSTATE {sqlstate}{}); the value is not shown. Check the rules of its columns",
-        column.as_deref().map(|column| format!(", {column}")).unwrap_or_default()
+        "{database}.{table}: the masked database refuses the rows ({objection}); the value is not shown. Check the rules of its columns"
     )]
-    Refused { database: String, table: String, sqlstate: String, column: Option<String> },
+    Refused { database: String, table: String, objection: String },
     #[error(
         "{database}.{table}: the source refuses to give the rows (SQLSTATE {sqlstate}); what it says may hold a value and is not shown. Try the table's where there"
     )]

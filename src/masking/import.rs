@@ -1,7 +1,7 @@
 //! A masked base, or without rules a logical copy, as one of the ways in which `sources::make_base` gets its files.
 
 use super::masks::MaskingKey;
-use super::pipeline::{self, Copied, Copy};
+use super::pipeline::{self, Copied, Copy, Fresh, MadeBy, Ticket};
 use super::report::Report;
 use super::rules::{KeySource, Rules};
 use super::signing::{InstallationKey, hexadecimal};
@@ -9,9 +9,13 @@ use super::{MaskingError, scanning};
 use crate::model::fault::{self, FaultPoint};
 use crate::model::{BaseManifest, Entropy, MaskingSeal, MaskingStatement};
 use crate::settings::ComputeSettings;
-use crate::sources::{Attest, ImportError, Prepare, Prepared, Progress, Server, Source, inquire_settings};
+use crate::sources::{
+    Attest, ImportError, Prepare, Prepared, Progress, RESUMABLE, RawBase, RunningRawBase, Server, Source,
+    inquire_settings,
+};
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -37,35 +41,75 @@ pub enum RawSide {
     Server(Box<Server>),
     /// A file or folder that pg_dump wrote, in any format but plain SQL.
     Dump(PathBuf),
+    /// A base of the raw store.
+    Base(Box<RawBase>),
+}
+
+/// A server that was started for its rows.
+enum Private {
+    None,
+    Restored(Box<Fresh>),
+    Base(Box<RunningRawBase>),
 }
 
 #[async_trait]
 impl Prepare for CopyImport {
+    fn resumes(&self, scratch: &Path) -> bool {
+        let key = self.rules.as_ref().map(read_key).transpose();
+        let Ok(key) = key else { return false };
+        Ticket::read(&scratch.join(RESUMABLE)).is_some_and(|ticket| ticket.made_by == self.made_by(key.as_ref()))
+    }
+
     async fn prepare(self: Box<Self>, scratch: &Path, progress: &Arc<Progress>) -> Result<Prepared, ImportError> {
         Ok(self.run(scratch, progress).await?)
     }
 }
 
 impl CopyImport {
+    fn made_by(&self, key: Option<&MaskingKey>) -> MadeBy {
+        MadeBy {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            rules_sha256: self.rules.as_ref().map(Rules::fingerprint).unwrap_or_default(),
+            key_id: key.map(MaskingKey::id),
+        }
+    }
+
     async fn run(self, scratch: &Path, progress: &Arc<Progress>) -> Result<Prepared, MaskingError> {
         // What cannot be masked in the end is not begun.
         let key = self.rules.as_ref().map(read_key).transpose()?;
         let signer = self.rules.as_ref().map(|_| InstallationKey::load_or_create(&self.data_dir)).transpose()?;
-        let (mut restored, server, name) = match &self.raw {
-            RawSide::Server(server) => (None, (**server).clone(), Source::Server(server.clone()).to_string()),
+        // Of a copy that was cut off, and is gone on with.
+        remove_raw(scratch).await?;
+        let (private, server, name) = match &self.raw {
+            RawSide::Server(server) => (Private::None, (**server).clone(), Source::Server(server.clone()).to_string()),
             RawSide::Dump(path) => {
                 progress.wait_for("restoring the dump into a private cluster");
                 let raw = pipeline::restore_dump(path, &scratch.join("raw"), &self.settings, self.streams).await?;
                 let server = raw.server();
-                (Some(raw), server, path.display().to_string())
+                (Private::Restored(Box::new(raw)), server, path.display().to_string())
+            }
+            RawSide::Base(base) => {
+                progress.wait_for("starting a private compute on the raw base");
+                let raw = base.start(&self.settings, scratch).await?;
+                let server = raw.server().clone();
+                let name = format!("raw base {} of {}", base.manifest.id, base.manifest.source);
+                (Private::Base(Box::new(raw)), server, name)
             }
         };
-        let (major, mut source_settings) = inquire_settings(&server).await?;
-        if restored.is_some() {
-            // Those of a cluster that is being loaded.
-            source_settings.clear();
-        }
-        let folder = scratch.join("fresh");
+        let (major, asked) = inquire_settings(&server).await?;
+        // Those of a server that was started for this are not the source's.
+        let source_settings = match &self.raw {
+            RawSide::Server(_) => asked,
+            RawSide::Dump(_) => BTreeMap::new(),
+            RawSide::Base(base) => base.source_settings().clone(),
+        };
+        // Nobody writes to these.
+        let unchanging = match &self.raw {
+            RawSide::Server(_) => None,
+            RawSide::Dump(path) => Some(describe_file(path)?),
+            RawSide::Base(base) => Some(format!("raw base {}", base.manifest.id)),
+        };
+        let made_by = self.made_by(key.as_ref());
         let former = self.former.map(|report| serde_json::from_slice(&report)).transpose();
         let former = former
             .map_err(|e| MaskingError::Catalog { reason: format!("the former base's report cannot be read: {e}") })?;
@@ -77,18 +121,16 @@ impl CopyImport {
             rules: self.rules.clone().unwrap_or_else(Rules::keep_everything),
             key: key.clone(),
             settings: self.settings,
-            folder,
+            folder: scratch.join("fresh"),
+            record: scratch.join(RESUMABLE),
+            made_by,
+            unchanging,
             streams: self.streams,
             progress: progress.clone(),
         })
         .await?;
         fault::pass(FaultPoint::ClusterCopied);
-        if let Some(raw) = &mut restored {
-            raw.stop().await?;
-            let folder = scratch.join("raw");
-            let removed = tokio::fs::remove_dir_all(&folder).await;
-            removed.map_err(MaskingError::io(format!("cannot remove {}", folder.display())))?;
-        }
+        private.remove(scratch).await?;
         let data_dir = copied.data_dir.clone();
         let attest = match (self.rules, key, signer) {
             (Some(rules), Some(key), Some(signer)) => {
@@ -100,6 +142,38 @@ impl CopyImport {
         fault::pass(FaultPoint::ClusterSearched);
         Ok(Prepared { data_dir, source: name, source_settings, attest })
     }
+}
+
+impl Private {
+    /// Stops it, and removes its files: they are raw.
+    async fn remove(self, scratch: &Path) -> Result<(), MaskingError> {
+        match self {
+            Private::None => {}
+            Private::Restored(mut raw) => raw.stop().await?,
+            Private::Base(raw) => raw.stop().await?,
+        }
+        remove_raw(scratch).await
+    }
+}
+
+/// Removes the files of a server that was started for its rows, and runs no more.
+async fn remove_raw(scratch: &Path) -> Result<(), MaskingError> {
+    for folder in ["raw", "raw-cache"].map(|name| scratch.join(name)) {
+        match tokio::fs::remove_dir_all(&folder).await {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(MaskingError::io(format!("cannot remove {}", folder.display()))(e));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Names a dump and its state.
+fn describe_file(path: &Path) -> Result<String, MaskingError> {
+    let metadata = std::fs::metadata(path).and_then(|metadata| Ok((metadata.len(), metadata.modified()?)));
+    let (bytes, changed) = metadata.map_err(MaskingError::io(format!("cannot read {}", path.display())))?;
+    Ok(format!("{} of {bytes} bytes as of {}", path.display(), humantime::format_rfc3339_nanos(changed)))
 }
 
 /// Searches what was copied for raw values, with the proof that they would be found.

@@ -16,6 +16,7 @@ mod fresh;
 mod globals;
 mod load;
 mod objects;
+mod record;
 mod rejoin;
 mod relations;
 mod rows;
@@ -23,7 +24,8 @@ mod schema;
 
 pub(super) use control::Canary;
 pub(super) use dump::restore as restore_dump;
-pub(super) use fresh::set_for_copy;
+pub(super) use fresh::{Fresh, set_for_copy};
+pub(super) use record::{MadeBy, Ticket};
 
 use super::MaskingError;
 use super::catalog::{DatabaseCatalog, field};
@@ -38,8 +40,9 @@ use crate::compute::{Installation, installation};
 use crate::model::fault::{self, FaultPoint};
 use crate::settings::ComputeSettings;
 use crate::sources::{Connection, ImportError, Progress, Purpose, Row, Server};
-use fresh::{Fresh, Shape};
+use fresh::Shape;
 use globals::Globals;
+use record::{Record, SourceState};
 use relations::Relations;
 use schema::{Omissions, Schema, Section};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -58,8 +61,13 @@ pub(super) struct Copy {
     /// Without one nothing is masked.
     pub key: Option<MaskingKey>,
     pub settings: ComputeSettings,
-    /// A folder of its own, not there yet.
+    /// A folder of its own: not there yet, or with what a copy that `record` tells of has begun.
     pub folder: PathBuf,
+    /// Where it is kept what of the copy is done.
+    pub record: PathBuf,
+    pub made_by: MadeBy,
+    /// The name of a source that does not change.
+    pub unchanging: Option<String>,
     /// Tables that are copied at once, and indexes built.
     pub streams: usize,
     pub progress: Arc<Progress>,
@@ -96,6 +104,8 @@ pub(super) struct Snapshot {
     /// Its transaction keeps the snapshot.
     pub session: Connection,
     pub name: String,
+    /// Transactions that it sees, as `pg_current_snapshot` writes it.
+    pub seen: String,
     pub plan: Arc<DatabasePlan>,
 }
 
@@ -112,14 +122,15 @@ pub(super) async fn plan(
         let mut session = Connection::open(source, Purpose::Queries(database)).await?;
         set_for_copy(&mut session).await?;
         session.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-        let exported = session.query("SELECT pg_export_snapshot()").await?;
+        let exported = session.query("SELECT pg_export_snapshot(), pg_current_snapshot()").await?;
         let catalog = DatabaseCatalog::read(&mut session, database).await?;
         let (plan, found) = DatabasePlan::new(catalog, rules, keys);
         problems.extend(found);
         if rules.is_masking() {
             problems.extend(literals.read(&mut session, database, rules).await?);
         }
-        snapshots.push(Snapshot { session, name: field(exported.first(), 0), plan: Arc::new(plan) });
+        let (name, seen) = (field(exported.first(), 0), field(exported.first(), 1));
+        snapshots.push(Snapshot { session, name, seen, plan: Arc::new(plan) });
     }
     let literals = Arc::new(literals);
     for (column, sample) in &keys.samples {
@@ -161,7 +172,6 @@ pub(super) async fn copy(copy: Copy) -> Result<Copied, MaskingError> {
     let shape = Shape::read(&mut session).await?;
     let globals = Globals::read(&mut session, &copy.rules).await?;
     let names = databases(&mut session).await?;
-    drop(session);
     // Without rules no mask is made, and no key is used.
     let key = copy.key.clone().map_or_else(|| MaskingKey::new(&[0; 32]), Ok)?;
     let mut keys = Keys::new(key);
@@ -174,10 +184,23 @@ pub(super) async fn copy(copy: Copy) -> Result<Copied, MaskingError> {
     if !problems.is_empty() {
         return Err(MaskingError::Plan { problems });
     }
-    let fresh = Fresh::make(&copy.folder, &copy.settings, installation.clone(), &shape, copy.source_settings.clone());
-    let mut fresh = fresh.await?;
+    let ticket = ticket(&copy, &mut session, &snapshots).await;
+    drop(session);
+    let record = Record::open(&copy.record, ticket.as_ref());
+    let mut fresh =
+        Fresh::at(&copy.folder, &copy.settings, installation.clone(), &shape, copy.source_settings.clone())?;
+    match &record {
+        Some(record) => {
+            let tables = record.len();
+            copy.progress.wait_for(&format!("going on with an import that was cut off: {tables} tables are there"));
+        }
+        None => {
+            remove_former(&copy).await?;
+            fresh.initialize(&shape).await?;
+        }
+    }
     fresh.start().await?;
-    let filled = fill(&copy, &fresh, &globals, snapshots, &literals, &mut keys).await?;
+    let filled = fill(&copy, &fresh, &globals, snapshots, &literals, &mut keys, (ticket, record)).await?;
     fresh.stop().await?;
     let Filled { databases, relations, joined_rows, coincidences, settings_left_out } = filled;
     let (data_dir, samples, settings, folder) = (fresh.data_dir(), keys.samples, copy.settings, copy.folder);
@@ -195,6 +218,45 @@ pub(super) async fn copy(copy: Copy) -> Result<Copied, MaskingError> {
         folder,
         settings_left_out,
     })
+}
+
+/// Which copy this is; `None` where nobody could go on with it.
+async fn ticket(copy: &Copy, session: &mut Connection, snapshots: &[Snapshot]) -> Option<Ticket> {
+    let of = |snapshot: &Snapshot| (snapshot.plan.catalog.name.clone(), snapshot.seen.clone());
+    let seen = snapshots.iter().map(of).collect();
+    let state = SourceState::read(session, copy.unchanging.clone(), seen).await?;
+    let catalogs =
+        snapshots.iter().map(|snapshot| (snapshot.plan.catalog.name.clone(), snapshot.plan.catalog.fingerprint()));
+    Some(Ticket::new(copy.made_by.clone(), state, catalogs.collect()))
+}
+
+/// Removes what a copy has begun that this one does not go on with.
+async fn remove_former(copy: &Copy) -> Result<(), MaskingError> {
+    if !copy.record.exists() {
+        return Ok(());
+    }
+    copy.progress.wait_for("starting over: the source has changed since the import that was cut off");
+    let removed = tokio::fs::remove_dir_all(&copy.folder).await;
+    removed.map_err(MaskingError::io(format!("cannot remove {}", copy.folder.display())))?;
+    std::fs::remove_file(&copy.record).map_err(MaskingError::io(format!("cannot remove {}", copy.record.display())))
+}
+
+/// What ends a copy that another run can go on with: the source went away.
+fn cut_off(error: MaskingError) -> MaskingError {
+    let reason = match error {
+        MaskingError::Source(ImportError::Disconnected { target, source }) => {
+            format!("the connection to {target} broke: {source}")
+        }
+        MaskingError::Source(ImportError::Stalled { target, limit }) => {
+            format!("{target} sent nothing for {}", humantime::format_duration(limit))
+        }
+        // Class 57P: its operator, or a crash (Postgres manual, "PostgreSQL Error Codes").
+        MaskingError::SourceRefused { sqlstate, .. } if sqlstate.starts_with("57P") => {
+            format!("the source ended the session (SQLSTATE {sqlstate})")
+        }
+        other => return other,
+    };
+    ImportError::CutOff { reason }.into()
 }
 
 impl Copied {
@@ -221,25 +283,38 @@ async fn fill(
     snapshots: Vec<Snapshot>,
     literals: &Literals,
     keys: &mut Keys,
+    (ticket, former): (Option<Ticket>, Option<Record>),
 ) -> Result<Filled, MaskingError> {
     let is_masked = copy.key.is_some();
     let omissions = Omissions { comments: copy.rules.comments, secrets: is_masked };
     let mut template = fresh.connect("template1").await?;
-    globals.make_roles(&mut template, &copy.rules).await?;
-    template.query("DROP DATABASE postgres").await?;
-
+    if former.is_none() {
+        globals.make_roles(&mut template, &copy.rules).await?;
+        template.query("DROP DATABASE postgres").await?;
+    }
     let mut schemas = Vec::new();
     for (number, snapshot) in snapshots.iter().enumerate() {
         let catalog = &snapshot.plan.catalog;
         copy.progress.wait_for(&format!("copying the schema of {}", catalog.name));
         let archive = copy.folder.join(format!("schema-{number}"));
         let schema = Schema::dump(fresh, &copy.source, &catalog.name, Some(&snapshot.name), archive, omissions).await?;
-        globals.make_database(&mut template, &catalog.name, copy.rules.comments).await?;
-        schema.restore_section(fresh, Section::Before, &catalog.servers).await?;
+        if former.is_none() {
+            globals.make_database(&mut template, &catalog.name, copy.rules.comments).await?;
+            schema.restore_section(fresh, Section::Before, &catalog.servers).await?;
+        }
         schemas.push(schema);
     }
     fault::pass(FaultPoint::SchemaRestored);
-    let (snapshots, rows) = load::load(copy, fresh, snapshots, keys).await?;
+    let record = match former {
+        Some(record) => record,
+        None => {
+            template.query("CHECKPOINT").await?;
+            Record::begin(&copy.record, ticket.as_ref(), &copy.folder)?
+        }
+    };
+    let loaded = load::load(copy, fresh, snapshots, keys, (&record, literals)).await;
+    let (snapshots, rows) = loaded.map_err(|error| if record.is_kept() { cut_off(error) } else { error })?;
+    record.end()?;
     fault::pass(FaultPoint::RowsCopied);
     let findings = literals.findings();
     if !findings.is_empty() {

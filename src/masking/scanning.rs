@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Findings that an error lists.
-const SHOWN: usize = 20;
+const SHOWN: usize = 40;
 
 /// What was searched, and found clean.
 pub(super) struct Scanned {

@@ -32,6 +32,8 @@ macro_rules! fault_points {
 fault_points! {
     /// A masked import's fresh cluster has its schema, and no row.
     SchemaRestored = "schema-restored",
+    /// The rows of one of its tables are committed, and recorded.
+    TableCopied = "table-copied",
     /// It has all rows, and no key or index.
     RowsCopied = "rows-copied",
     /// It is complete, and was not searched for raw values.

@@ -45,6 +45,12 @@ pub async fn serve(settings: Settings) -> Result<(), ServerError> {
     raise_descriptor_limit();
     let started = Instant::now();
     let ambient = Ambient::system();
+    if let Some(raw) = &settings.raw_store {
+        tracing::warn!(
+            url = raw.url,
+            "this node serves, and its config names the raw store, which only imports need; leave [raw_store] out here"
+        );
+    }
     let store = open_and_probe(&settings.store.url, &ambient.entropy).await?;
     let metrics = Metrics::new();
     store.register(&metrics);

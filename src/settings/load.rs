@@ -1,6 +1,6 @@
 //! Finding, reading and checking the config file.
 //!
-//! Overrides come from the environment: `OFFSHOOT_<SECTION>_<KEY>` for `[server]`, `[store]`, `[cache]` and `[compute]`, and
+//! Overrides come from the environment: `OFFSHOOT_<SECTION>_<KEY>` for `[server]`, `[store]`, `[raw_store]`, `[cache]` and `[compute]`, and
 //! `OFFSHOOT_PROJECT_<NAME>_<KEY>` for a project, all in upper case with every other character as `_`.
 
 use super::{CacheSettings, Settings};
@@ -57,7 +57,7 @@ fn parse(text: &str, environment: &BTreeMap<String, String>) -> Result<Settings,
 
 /// The variables that override single keys, by section.
 fn override_from(table: &mut Table, environment: &BTreeMap<String, String>) -> Result<(), String> {
-    for section in ["server", "store", "cache", "compute"] {
+    for section in ["server", "store", "raw_store", "cache", "compute"] {
         let prefix = format!("OFFSHOOT_{}_", section.to_uppercase());
         for (key, value) in matching(environment, &prefix) {
             let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
@@ -157,6 +157,16 @@ fn validate(settings: &mut Settings, environment: &BTreeMap<String, String>) -> 
             return Err(format!("cache.{key} must be at least {}, and is {size}", CacheSettings::LEAST));
         }
     }
+    // Who may read the one could read the other.
+    let is_within = |raw: &str, store: &str| {
+        format!("{}/", raw.trim_end_matches('/')).starts_with(&format!("{}/", store.trim_end_matches('/')))
+    };
+    if let Some(raw) = settings.raw_store.as_ref().filter(|raw| is_within(&raw.url, &settings.store.url)) {
+        return Err(format!(
+            "raw_store.url, {}, is within store.url, {}: nodes that serve would need credentials for raw bases; put them beside each other",
+            raw.url, settings.store.url
+        ));
+    }
     if settings.server.tls_cert.is_some() != settings.server.tls_key.is_some() {
         return Err("tls_cert and tls_key come together".to_owned());
     }
@@ -227,6 +237,16 @@ mod tests {
         assert!(lease("0s").expect_err("refused").contains("server.lease"));
         assert!(lease("999ms").is_err());
         assert_eq!(lease("1s").expect("valid").server.lease, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn raw_bases_are_not_kept_where_serving_nodes_read() {
+        let raw = |url: &str| with(LEAST, &[("OFFSHOOT_STORE_URL", "s3://b/main/"), ("OFFSHOOT_RAW_STORE_URL", url)]);
+        assert_eq!(raw("s3://b/raw").expect("valid").raw_store.expect("set").url, "s3://b/raw");
+        assert!(raw("s3://b/main-raw").is_ok());
+        for url in ["s3://b/main", "s3://b/main/raw", "s3://b/main/"] {
+            assert!(raw(url).expect_err("refused").contains("beside each other"), "{url}");
+        }
     }
 
     #[test]

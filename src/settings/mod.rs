@@ -22,6 +22,9 @@ pub struct Settings {
     #[serde(default)]
     pub server: ServerSettings,
     pub store: StoreSettings,
+    /// Where raw bases of masked projects are kept, if they are. Only imports need it, and its credentials.
+    #[serde(default)]
+    pub raw_store: Option<StoreSettings>,
     #[serde(default)]
     pub cache: CacheSettings,
     #[serde(default)]
@@ -75,7 +78,7 @@ impl Default for ServerSettings {
     }
 }
 
-/// `[store]`: the object store.
+/// `[store]`: the object store. `[raw_store]`: another one.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoreSettings {

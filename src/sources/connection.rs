@@ -198,6 +198,7 @@ pub(super) fn server_message(mut fields: ErrorFields<'_>) -> ServerMessage {
         match field.type_() {
             b'C' => message.sqlstate = value,
             b'M' => message.message = value,
+            b'c' | b'd' | b'n' => message.objects.push(value),
             _ => {}
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::branch::LifecycleError;
 use crate::compute::{ComputeError, MAJORS};
+use crate::model::ProjectName;
 use crate::pageserver::WriteError;
 use crate::store::StoreError;
 use std::io;
@@ -120,6 +121,14 @@ pub enum ImportError {
     Busy { path: PathBuf },
     #[error("the copy could not be brought to consistency: {0}")]
     Start(#[from] LifecycleError),
+    #[error("no private compute could be started on the raw base: {0}")]
+    RawBase(LifecycleError),
+    #[error("{store} has no raw base of {project}; make one with `offshoot import {project} --raw`")]
+    NoRawBase { project: ProjectName, store: String },
+    #[error(
+        "{reason}; what was copied is kept, and the next import by the same rules goes on from there, if nothing has written to the source by then"
+    )]
+    CutOff { reason: String },
     #[error(transparent)]
     Prepare(Box<dyn std::error::Error + Send + Sync>),
     #[error("cannot write to {}: {source}; check server.data_dir and who may write there", path.display())]
@@ -131,6 +140,8 @@ pub enum ImportError {
 pub(crate) struct ServerMessage {
     pub sqlstate: String,
     pub message: String,
+    /// Names of the column, type or constraint that it is about.
+    pub objects: Vec<String>,
 }
 
 impl ServerMessage {
@@ -138,7 +149,7 @@ impl ServerMessage {
     /// for words that no translation touches.
     pub(super) fn into_error(self, target: &str, user: &str) -> ImportError {
         let (target, user) = (target.to_owned(), user.to_owned());
-        let ServerMessage { sqlstate, message } = self;
+        let ServerMessage { sqlstate, message, .. } = self;
         match SqlState::from_code(&sqlstate) {
             SqlState::INVALID_PASSWORD => ImportError::WrongPassword { target, user },
             SqlState::INVALID_AUTHORIZATION_SPECIFICATION if message.contains("pg_hba.conf") => {
@@ -204,7 +215,8 @@ mod tests {
     #[test]
     fn one_sqlstate_with_two_meanings_is_told_apart() {
         let error = |sqlstate: &str, message: &str| {
-            ServerMessage { sqlstate: sqlstate.to_owned(), message: message.to_owned() }.into_error("db:5432", "me")
+            let (sqlstate, message) = (sqlstate.to_owned(), message.to_owned());
+            ServerMessage { sqlstate, message, objects: Vec::new() }.into_error("db:5432", "me")
         };
         assert!(matches!(error("28000", "kein pg_hba.conf-Eintrag"), ImportError::NoHbaEntry { .. }));
         assert!(matches!(error("28000", "role \"me\" does not exist"), ImportError::LoginRefused { .. }));

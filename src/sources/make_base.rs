@@ -1,23 +1,20 @@
 //! `offshoot import` as one action: copy, bring to consistency, seal; and leave nothing behind when it fails.
 //!
-//! The import works in `<data_dir>/import/<base-id>`, which it holds locked. A folder there that nobody holds belongs to an import that
+//! The import works in `<data_dir>/import/<base-id>` (`import-raw` for the raw store), which it holds locked. A folder there that nobody holds belongs to an import that
 //! was killed: its computes, mounts, packs and files are removed first.
 
+use super::scratch::Scratch;
 use super::seal::{Sealing, seal};
 use super::{Import, ImportError, Progress, Source, import};
-use crate::branch::LifecycleError;
 use crate::branch::awake::{Ground, blocking};
 use crate::branch::place;
-use crate::compute::{self, Identity};
-use crate::filesystem;
+use crate::compute::Identity;
 use crate::model::fault::{self, FaultPoint};
 use crate::model::{Ambient, BaseId, BaseManifest, MaskingSeal, ProjectName, SealedBase};
 use crate::settings::Settings;
 use crate::store::{Catalog, keys};
 use async_trait::async_trait;
-use nix::fcntl::{Flock, FlockArg};
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -31,10 +28,19 @@ pub enum Origin {
 
 /// Makes a data directory out of something that is none.
 #[async_trait]
-pub trait Prepare: Send {
+pub trait Prepare: Send + Sync {
+    /// Whether it goes on with what is in `scratch`, the folder of an import of the same project that was killed or cut off. It says so with
+    /// a file there ([`RESUMABLE`]), without which this is not asked.
+    fn resumes(&self, _scratch: &Path) -> bool {
+        false
+    }
+
     /// Works in `scratch`, a folder of the import's own, which the compute's user can pass through.
     async fn prepare(self: Box<Self>, scratch: &Path, progress: &Arc<Progress>) -> Result<Prepared, ImportError>;
 }
+
+/// The file in an import's folder by which another import can tell whether it may go on with it.
+pub const RESUMABLE: &str = "resumable";
 
 /// A stopped data directory, and what its files do not say.
 pub struct Prepared {
@@ -57,31 +63,41 @@ pub struct MakeBase {
     pub settings: Settings,
     pub project: ProjectName,
     pub origin: Origin,
+    /// Of the store that it goes to.
     pub catalog: Catalog,
+    /// That is the raw store: what a killed import left is cleared from where it was put.
+    pub is_raw: bool,
     pub ambient: Ambient,
     pub progress: Arc<Progress>,
 }
 
 /// Imports and seals. Works with or without a running server on the same data directory.
 pub async fn make_base(request: MakeBase) -> Result<(SealedBase, BaseManifest), ImportError> {
-    let MakeBase { settings, project, origin, catalog, ambient, progress } = request;
+    let MakeBase { settings, project, origin, catalog, is_raw, ambient, progress } = request;
     let identity = Identity::resolve(&settings.compute)?;
     let wanted = settings.server.data_dir.clone();
-    let folder = blocking(move || place::prepare(&wanted, identity)).await?.join("import");
-    clear_killed(&catalog, &folder).await?;
-
-    let base = BaseId::random(&ambient.entropy);
-    let scratch = folder.join(base.as_str());
-    let lock = make_scratch(&scratch)?;
-    let note = scratch.join("project");
-    std::fs::write(&note, project.as_str()).map_err(|source| ImportError::Scratch { path: note, source })?;
-    let made = copy_and_seal(&settings, &project, origin, &catalog, &ambient, progress, &base, &scratch).await;
+    let folder =
+        blocking(move || place::prepare(&wanted, identity)).await?.join(if is_raw { "import-raw" } else { "import" });
+    let goes_on = |path: &Path| matches!(&origin, Origin::Made(prepare) if prepare.resumes(path));
+    let (base, scratch) = match clear_killed(&catalog, &folder, Some((&project, &goes_on))).await? {
+        Some(found) => found,
+        None => {
+            let base = BaseId::random(&ambient.entropy);
+            let scratch = Scratch::make(folder.join(base.as_str()))?;
+            let note = scratch.path().join("project");
+            std::fs::write(&note, project.as_str()).map_err(|source| ImportError::Scratch { path: note, source })?;
+            (base, scratch)
+        }
+    };
+    let made = copy_and_seal(&settings, &project, origin, &catalog, &ambient, progress, &base, scratch.path()).await;
     if made.is_err() {
         // Why it failed matters more than what stays behind.
         let _ = remove_base(&catalog, &project, &base).await;
     }
-    remove_scratch(&scratch).await?;
-    drop(lock);
+    match made {
+        Err(ImportError::CutOff { .. }) => drop(scratch.halt().await?),
+        _ => scratch.remove().await?,
+    }
     made
 }
 
@@ -143,48 +159,47 @@ async fn copy_and_seal(
     Ok(seal(sealing, scratch).await?)
 }
 
-fn make_scratch(scratch: &Path) -> Result<Flock<File>, ImportError> {
-    let failed = |source| ImportError::Scratch { path: scratch.to_owned(), source };
-    std::fs::create_dir_all(scratch).map_err(failed)?;
-    for folder in [scratch.parent().unwrap_or(scratch), scratch] {
-        // The compute of the private start passes through.
-        let passable = std::os::unix::fs::PermissionsExt::from_mode(0o711);
-        std::fs::set_permissions(folder, passable).map_err(failed)?;
-    }
-    lock(scratch)?.ok_or_else(|| ImportError::Busy { path: scratch.to_owned() })
-}
-
-/// `None` where another process holds it.
-fn lock(scratch: &Path) -> Result<Option<Flock<File>>, ImportError> {
-    let path = scratch.join("lock");
-    let failed = |source| ImportError::Scratch { path: path.clone(), source };
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
-    Ok(Flock::lock(file, FlockArg::LockExclusiveNonblock).ok())
-}
-
 /// Removes what imports that were killed left on the node with this data directory and in the store; one that goes on is left alone.
 pub async fn clear_killed_imports(catalog: &Catalog, data_dir: &Path) -> Result<(), ImportError> {
-    clear_killed(catalog, &data_dir.join("import")).await
+    clear_killed(catalog, &data_dir.join("import"), None).await.map(drop)
 }
 
-async fn clear_killed(catalog: &Catalog, folder: &Path) -> Result<(), ImportError> {
+/// As above. For an import of a project, which goes on with some: the first of these is left, and returned.
+async fn clear_killed(
+    catalog: &Catalog,
+    folder: &Path,
+    of: Option<(&ProjectName, &(dyn Fn(&Path) -> bool + Sync))>,
+) -> Result<Option<(BaseId, Scratch)>, ImportError> {
+    let mut found = None;
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(ImportError::read(folder, e)),
     };
     for entry in entries {
-        let scratch = entry.map_err(|e| ImportError::read(folder, e))?.path();
-        let Some(lock) = lock(&scratch)? else { continue };
-        let project = std::fs::read_to_string(scratch.join("project")).ok().and_then(|name| name.parse().ok());
-        if let (Some(base), Some(project)) = (scratch.file_name().and_then(|name| name.to_str()), project) {
-            remove_base(catalog, &project, &BaseId::from(base)).await?;
+        let path = entry.map_err(|e| ImportError::read(folder, e))?.path();
+        let Some(scratch) = Scratch::of_killed(path.clone())? else { continue };
+        let project: Option<ProjectName> =
+            std::fs::read_to_string(path.join("project")).ok().and_then(|name| name.parse().ok());
+        let base = path.file_name().and_then(|name| name.to_str()).map(BaseId::from);
+        if let (Some(base), Some(project)) = (&base, &project) {
+            remove_base(catalog, project, base).await?;
         }
-        remove_scratch(&scratch).await?;
-        drop(lock);
-        tracing::warn!(path = %scratch.display(), "removed what a killed import had left");
+        let is_own = of.is_some_and(|(own, _)| project.as_ref() == Some(own));
+        let is_resumed = is_own && found.is_none() && of.is_some_and(|(_, goes_on)| goes_on(&path));
+        match base {
+            Some(base) if path.join(RESUMABLE).exists() && is_resumed => {
+                found = Some((base, scratch.halt().await?));
+            }
+            // Another import may.
+            Some(_) if path.join(RESUMABLE).exists() && !is_own && project.is_some() => drop(scratch.halt().await?),
+            _ => {
+                scratch.remove().await?;
+                tracing::warn!(path = %path.display(), "removed what a killed import had left");
+            }
+        }
     }
-    Ok(())
+    Ok(found)
 }
 
 /// Deletes the objects of a base that was never sealed. One whose manifest is there may have been listed by a put whose answer was lost, or
@@ -202,26 +217,5 @@ async fn remove_base(catalog: &Catalog, project: &ProjectName, base: &BaseId) ->
     for key in catalog.store().list(&keys::base(project, base)).await.map_err(failed)? {
         catalog.store().delete(&key).await.map_err(failed)?;
     }
-    Ok(())
-}
-
-async fn remove_scratch(scratch: &Path) -> Result<(), ImportError> {
-    let reaped = compute::reap_orphans(scratch).await;
-    reaped.map_err(|e| ImportError::read(scratch, e))?;
-    let path: PathBuf = scratch.to_owned();
-    blocking(move || {
-        filesystem::detach_stale(&path).map_err(LifecycleError::io("cannot read the mount table"))?;
-        // As in Place::remove: never through a mount.
-        for mount in ["start/mnt", "rehearsal/mnt"] {
-            match std::fs::remove_dir(path.join(mount)) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(LifecycleError::Io { what: format!("cannot remove {}", path.display()), source: e });
-                }
-                _ => {}
-            }
-        }
-        std::fs::remove_dir_all(&path).map_err(LifecycleError::io(format!("cannot remove {}", path.display())))
-    })
-    .await?;
     Ok(())
 }

@@ -133,7 +133,7 @@ pub(in crate::masking) struct Fresh {
 }
 
 impl Fresh {
-    /// Makes it in `folder`, a new one, in a folder that lets the compute's user pass through.
+    /// Makes one in `folder`, a new one, in a folder that lets the compute's user pass through.
     pub(in crate::masking) async fn make(
         folder: &Path,
         settings: &ComputeSettings,
@@ -141,8 +141,21 @@ impl Fresh {
         shape: &Shape,
         source_settings: BTreeMap<String, String>,
     ) -> Result<Fresh, MaskingError> {
+        let fresh = Fresh::at(folder, settings, installation, shape, source_settings)?;
+        fresh.initialize(shape).await?;
+        Ok(fresh)
+    }
+
+    /// The one in `folder`, which may still have to be made.
+    pub(super) fn at(
+        folder: &Path,
+        settings: &ComputeSettings,
+        installation: Installation,
+        shape: &Shape,
+        source_settings: BTreeMap<String, String>,
+    ) -> Result<Fresh, MaskingError> {
         let identity = Identity::resolve(settings).map_err(crate::sources::ImportError::from)?;
-        let fresh = Fresh {
+        Ok(Fresh {
             folder: folder.to_owned(),
             settings: settings.clone(),
             installation,
@@ -150,9 +163,7 @@ impl Fresh {
             superuser: shape.superuser.clone(),
             source_settings,
             compute: None,
-        };
-        fresh.initialize(shape).await?;
-        Ok(fresh)
+        })
     }
 
     pub(in crate::masking) fn data_dir(&self) -> PathBuf {
@@ -163,7 +174,7 @@ impl Fresh {
         self.folder.join("run")
     }
 
-    async fn initialize(&self, shape: &Shape) -> Result<(), MaskingError> {
+    pub(super) async fn initialize(&self, shape: &Shape) -> Result<(), MaskingError> {
         let data = self.data_dir();
         let made = || -> std::io::Result<()> {
             std::fs::create_dir(&self.folder)?;

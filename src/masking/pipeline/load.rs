@@ -1,13 +1,17 @@
 //! The rows of all databases: so many tables at a time, the largest first, a large one read by several sessions.
 
 use super::fresh::{Fresh, set_for_copy};
-use super::rows::TableCopy;
+use super::objects::expression_statement;
+use super::record::Record;
+use super::rows::{TableCopy, objection};
 use super::{Copy, Snapshot};
 use crate::masking::MaskingError;
 use crate::masking::catalog::literal;
-use crate::masking::plan::{Copying, DatabasePlan};
+use crate::masking::literals::Literals;
+use crate::masking::plan::{Copying, DatabasePlan, Problem};
 use crate::masking::rules::Rows;
 use crate::masking::value::Keys;
+use crate::model::fault::{self, FaultPoint};
 use crate::sources::{Connection, Purpose};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -40,6 +44,8 @@ struct Work<'a> {
     idle: Mutex<Vec<(usize, Connection)>>,
     /// Held by the table that several sessions read.
     readers: Semaphore,
+    record: &'a Record,
+    literals: &'a Literals,
 }
 
 /// Loads all rows that come along. By database, how many rows each table has.
@@ -48,6 +54,7 @@ pub(super) async fn load(
     fresh: &Fresh,
     snapshots: Vec<Snapshot>,
     keys: &mut Keys,
+    (record, literals): (&Record, &Literals),
 ) -> Result<(Vec<Snapshot>, Vec<BTreeMap<String, u64>>), MaskingError> {
     let mut loads: Vec<Load> = Vec::new();
     for (database, snapshot) in snapshots.iter().enumerate() {
@@ -56,7 +63,6 @@ pub(super) async fn load(
     let total: f64 = loads.iter().map(|load| estimate(&snapshots, load)).sum();
     // One database after the other, so that sessions are kept; in each the largest first, so that none is left alone at the end.
     loads.sort_by_key(|load| (load.database, std::cmp::Reverse(load.bytes)));
-    copy.progress.begin_rows("copying rows", total as u64);
     let work = Work {
         copy,
         fresh,
@@ -65,7 +71,14 @@ pub(super) async fn load(
         loaded: Mutex::new(vec![BTreeMap::new(); snapshots.len()]),
         idle: Mutex::default(),
         readers: Semaphore::new(1),
+        record,
+        literals,
     };
+    if record.len() == 0 && copy.key.is_some() {
+        copy.progress.wait_for("trying the masks on some rows of each table");
+        work.try_out().await?;
+    }
+    copy.progress.begin_rows("copying rows", total as u64);
     let streams = (0..copy.streams.max(1)).map(|_| work.stream());
     futures::future::try_join_all(streams).await?;
     copy.progress.finish();
@@ -97,6 +110,22 @@ fn loads_of(database: usize, plan: &DatabasePlan, keys: &mut Keys) -> Result<Vec
     Ok(loads)
 }
 
+/// What a trial found wrong with a table, unless it is something else that ended it.
+fn problem(tried: &TableCopy<'_>, error: MaskingError) -> Result<Problem, MaskingError> {
+    let table = tried.table.full_name();
+    let (object, what) = match error {
+        MaskingError::Value { column, reason, .. } => (format!("{table}.{}", column.trim_matches('"')), reason),
+        MaskingError::Refused { objection, .. } => {
+            (table, format!("the masked database refuses masked rows, or what is computed of them ({objection})"))
+        }
+        MaskingError::SourceRefused { sqlstate, .. } => {
+            (table, format!("the source refuses to give rows (SQLSTATE {sqlstate}); try the table's where there"))
+        }
+        other => return Err(other),
+    };
+    Ok(Problem { database: tried.database.to_owned(), object, what })
+}
+
 impl Work<'_> {
     /// Takes one table after the other until none is left.
     async fn stream(&self) -> Result<(), MaskingError> {
@@ -105,10 +134,7 @@ impl Work<'_> {
             let next = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             let Some(load) = next else { return Ok(()) };
             let (plan, _) = &self.databases[load.database];
-            let fresh = match &mut open {
-                Some((database, fresh)) if *database == load.database => fresh,
-                other => &mut other.insert((load.database, self.fresh.connect(&plan.catalog.name).await?)).1,
-            };
+            let fresh = self.session(&mut open, load.database).await?;
             let table_plan = &plan.tables[load.table];
             let table = plan.table(table_plan);
             let is_large = load.bytes >= LARGE && load.copying.is_divisible();
@@ -117,14 +143,84 @@ impl Work<'_> {
             let count = if readers.is_some() { self.copy.streams.min(READERS) } else { 1 };
             let mut sources = self.idle(load.database, count).await?;
             let one = TableCopy { database: &plan.catalog.name, table, plan: table_plan, copying: &load.copying };
-            let rows = one.run(&mut sources, fresh, |rows| self.copy.progress.advance(rows)).await?;
-            self.idle
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .extend(sources.into_iter().map(|source| (load.database, source)));
+            let name = format!("{}: {}", one.database, table.full_name());
+            let part = self.copy.progress.part(&name, table.rows.max(0.0) as u64);
+            let rows = match self.record.rows(one.database, &table.full_name()) {
+                Some(rows) if one.is_there(fresh, rows).await? => {
+                    one.look(&mut sources[0]).await?;
+                    part.advance(rows);
+                    rows
+                }
+                _ => {
+                    let rows = one.run(&mut sources, fresh, |rows| part.advance(rows)).await?;
+                    // What definitions quote of its values is not recorded: a run that goes on must come to the same end.
+                    if self.literals.findings().is_empty() {
+                        self.record.add(one.database, &table.full_name(), rows)?;
+                    }
+                    fault::pass(FaultPoint::TableCopied);
+                    rows
+                }
+            };
+            drop(part);
+            self.give_back(load.database, sources);
             let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
             loaded[load.database].insert(table.full_name(), rows);
         }
+    }
+
+    /// Tries what is done to each table on some of its rows. All that is wrong with them is one error.
+    async fn try_out(&self) -> Result<(), MaskingError> {
+        let loads = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        let (mut problems, mut open) = (Vec::new(), None);
+        for load in &loads {
+            let (plan, _) = &self.databases[load.database];
+            let fresh = self.session(&mut open, load.database).await?;
+            let table_plan = &plan.tables[load.table];
+            let one = TableCopy {
+                database: &plan.catalog.name,
+                table: plan.table(table_plan),
+                plan: table_plan,
+                copying: &load.copying,
+            };
+            let mut sources = self.idle(load.database, 1).await?;
+            match one.try_out(&mut sources, fresh, expression_statement(plan, table_plan)).await {
+                Ok(()) => self.give_back(load.database, sources),
+                // The session that read is in the middle of its rows.
+                Err(error) => problems.push(problem(&one, error)?),
+            }
+        }
+        for (database, (plan, _)) in self.databases.iter().enumerate() {
+            for table_plan in plan.tables.iter().filter(|table| plan.table(table).is_partitioned) {
+                let Some(statement) = expression_statement(plan, table_plan) else { continue };
+                let fresh = self.session(&mut open, database).await?;
+                fresh.query("BEGIN").await?;
+                if let Err(message) = fresh.try_query(&statement).await? {
+                    let (name, object) = (plan.catalog.name.clone(), plan.table(table_plan).full_name());
+                    let what = format!("its expressions cannot be computed ({})", objection(&message));
+                    problems.push(Problem { database: name, object, what });
+                }
+                fresh.query("ROLLBACK").await?;
+            }
+        }
+        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = loads;
+        if problems.is_empty() { Ok(()) } else { Err(MaskingError::Plan { problems }) }
+    }
+
+    /// A session on the fresh side's database of that number; `open` is the one that was last used.
+    async fn session<'s>(
+        &self,
+        open: &'s mut Option<(usize, Connection)>,
+        database: usize,
+    ) -> Result<&'s mut Connection, MaskingError> {
+        if open.as_ref().is_none_or(|(of, _)| *of != database) {
+            *open = Some((database, self.fresh.connect(&self.databases[database].0.catalog.name).await?));
+        }
+        Ok(&mut open.as_mut().expect("it was opened above").1)
+    }
+
+    fn give_back(&self, database: usize, sources: Vec<Connection>) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.extend(sources.into_iter().map(|source| (database, source)));
     }
 
     /// So many sessions in the snapshot of a database: those that others have done with, and new ones.

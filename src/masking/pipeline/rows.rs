@@ -12,15 +12,17 @@
 //! at most for each session.
 
 use crate::masking::MaskingError;
-use crate::masking::catalog::Table;
+use crate::masking::catalog::{Table, field};
 use crate::masking::plan::{Copying, TablePlan};
 use crate::masking::row::{RowError, RowMasker, Step};
-use crate::sources::{Connection, ImportError};
+use crate::sources::{Connection, ImportError, ServerMessage};
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+/// Rows that are tried.
+const TRIED: usize = 500;
 /// Sent at once to the masked side.
 const WRITE_SIZE: usize = 128 * 1024;
 /// Pages of a range: 2 MiB, some tens of milliseconds of work.
@@ -34,6 +36,11 @@ pub(in crate::masking) struct TableCopy<'a> {
     pub table: &'a Table,
     pub plan: &'a TablePlan,
     pub copying: &'a Copying,
+}
+
+/// What a server objects to, without the value that it is about.
+pub(super) fn objection(message: &ServerMessage) -> String {
+    [&[format!("SQLSTATE {}", message.sqlstate)], message.objects.as_slice()].concat().join(", ")
 }
 
 /// What ends a stream of rows before its end.
@@ -52,7 +59,8 @@ impl From<ImportError> for Stop {
 
 /// What a session that reads a range hands on.
 enum Piece {
-    Rows(Bytes),
+    /// With how many rows ended in it.
+    Rows(Bytes, u64),
     /// The range is complete, with so many rows.
     End(u64),
 }
@@ -73,28 +81,91 @@ impl TableCopy<'_> {
             fresh.query(&format!("TRUNCATE ONLY {}", self.table.quoted())).await?;
         }
         fresh.begin_copy_in(&self.copying.write(is_frozen)).await?;
-        let read = self.feed(sources, fresh, advance).await?;
-        let written = fresh.end_copy_in().await?.map_err(|message| MaskingError::Refused {
-            database: self.database.to_owned(),
-            table: self.table.full_name(),
-            sqlstate: message.sqlstate,
-            column: None,
-        })?;
+        let ranges = self.ranges(sources.len());
+        let read = self.feed(ranges, sources, fresh, advance).await?;
+        let written = fresh.end_copy_in().await?.map_err(|message| self.refused(&message))?;
         if read != written {
             return Err(self.stopped(Stop::Count(read, written)));
         }
-        fresh.query("COMMIT").await?;
+        // What is recorded as done has to be.
+        fresh.query("SET LOCAL synchronous_commit = on; COMMIT").await?;
         Ok(written)
     }
 
-    /// Sends everything to the COPY that `fresh` is in.
+    /// Masks some of the rows, and has the masked side take them and forget them: what is wrong with a mask or breaks a check shows before many rows
+    /// have moved. `then` are statements over them.
+    pub(in crate::masking) async fn try_out(
+        &self,
+        sources: &mut Vec<Connection>,
+        fresh: &mut Connection,
+        then: Option<String>,
+    ) -> Result<(), MaskingError> {
+        // In files that this transaction makes: nothing of it is left.
+        let whole = if self.plan.through.is_some() { "" } else { "ONLY " };
+        fresh.query(&format!("BEGIN; TRUNCATE {whole}{}", self.copying.into())).await?;
+        let tried = self.try_some(sources, fresh, then).await;
+        if matches!(&tried, Err(MaskingError::Value { .. } | MaskingError::SourceRefused { .. })) {
+            // The COPY is still under way.
+            fresh.end_copy_in().await?.ok();
+        }
+        fresh.query("ROLLBACK").await?;
+        tried
+    }
+
+    async fn try_some(
+        &self,
+        sources: &mut Vec<Connection>,
+        fresh: &mut Connection,
+        then: Option<String>,
+    ) -> Result<(), MaskingError> {
+        fresh.begin_copy_in(&self.copying.write(false)).await?;
+        self.feed(vec![self.copying.look(self.table.pages, Some(TRIED))], sources, fresh, |_| ()).await?;
+        fresh.end_copy_in().await?.map_err(|message| self.refused(&message))?;
+        if let Some(then) = then {
+            fresh.try_query(&then).await?.map_err(|message| self.refused(&message))?;
+        }
+        Ok(())
+    }
+
+    fn refused(&self, message: &ServerMessage) -> MaskingError {
+        let (database, table) = (self.database.to_owned(), self.table.full_name());
+        MaskingError::Refused { database, table, objection: objection(message) }
+    }
+
+    /// Whether the `rows` that a former run committed are there.
+    pub(in crate::masking) async fn is_there(&self, fresh: &mut Connection, rows: u64) -> Result<bool, MaskingError> {
+        // Its rows are among those of others.
+        if self.plan.through.is_some() || self.table.extension_condition.is_some() {
+            return Ok(true);
+        }
+        let counted = fresh.query(&format!("SELECT count(*) FROM ONLY {}", self.table.quoted())).await?;
+        Ok(field(counted.first(), 0).parse() == Ok(rows))
+    }
+
+    /// Reads some of the rows and masks them, for what is kept of raw values; nothing is written.
+    pub(in crate::masking) async fn look(&self, source: &mut Connection) -> Result<(), MaskingError> {
+        let begun = source.begin_copy_out(&self.copying.look(self.table.pages, None)).await;
+        begun.map_err(|error| self.stopped(error.into()))?;
+        let mut masker = RowMasker::new(self.copying.steps.clone());
+        let (mut masked, mut unread) = (BytesMut::new(), 0);
+        loop {
+            let piece =
+                source.read_copy_out(&mut unread, |piece| masker.feed(piece, &mut masked).map_err(Stop::Row)).await;
+            masked.clear();
+            if piece.map_err(|stop| self.stopped(stop))?.is_some() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sends what the statements `ranges` read to the COPY that `fresh` is in.
     async fn feed(
         &self,
+        ranges: Vec<String>,
         sources: &mut Vec<Connection>,
         fresh: &mut Connection,
         advance: impl Fn(u64),
     ) -> Result<u64, MaskingError> {
-        let ranges = self.ranges(sources.len());
         let (count, sessions_count) = (ranges.len(), sources.len());
         let mut sessions = JoinSet::new();
         let mut channels = Vec::new();
@@ -111,10 +182,12 @@ impl TableCopy<'_> {
                 // A session that ends before its range does has said why.
                 let piece = channels[place].recv().await.unwrap_or(Err(Stop::Count(rows, 0)));
                 match piece.map_err(|stop| self.stopped(stop))? {
-                    Piece::Rows(data) => fresh.write_copy_in(&data).await?,
+                    Piece::Rows(data, more) => {
+                        fresh.write_copy_in(&data).await?;
+                        advance(more);
+                    }
                     Piece::End(more) => {
                         rows += more;
-                        advance(more);
                         break;
                     }
                 }
@@ -184,12 +257,13 @@ async fn read_range(
     source.begin_copy_out(range).await?;
     let mut masker = RowMasker::new(steps.clone());
     let mut masked = BytesMut::with_capacity(2 * WRITE_SIZE);
-    let mut unread = 0;
+    let (mut unread, mut sent_rows) = (0, 0);
     loop {
         let end = source.read_copy_out(&mut unread, |piece| masker.feed(piece, &mut masked).map_err(Stop::Row)).await?;
         if (masked.len() >= WRITE_SIZE || end.is_some()) && !masked.is_empty() {
             // Nobody waits for it any more: the other half knows why.
-            let _ = out.send(Ok(Piece::Rows(masked.split().freeze()))).await;
+            let _ = out.send(Ok(Piece::Rows(masked.split().freeze(), masker.rows() - sent_rows))).await;
+            sent_rows = masker.rows();
             masked.reserve(2 * WRITE_SIZE);
         }
         match end {

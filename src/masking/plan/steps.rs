@@ -13,6 +13,9 @@ use std::sync::Arc;
 /// Bytes of a stored value, as it is stored, up to which it is read for a look: it is in its row, or in few pieces.
 const LOOKED_AT: usize = 2000;
 
+/// Pages of a table that is looked at and not copied.
+const LOOKED_AT_PAGES: u64 = 4096;
+
 /// How one table is copied.
 pub(in crate::masking) struct Copying {
     /// Names of the columns that are written, in the order of the steps.
@@ -156,6 +159,23 @@ impl Copying {
             "COPY (SELECT {} FROM (SELECT *, row_number() OVER () AS offshoot_place FROM {from}) t{}) TO STDOUT",
             selected.collect::<Vec<_>>().join(", "),
             joins.collect::<String>(),
+        )
+    }
+
+    /// The table that rows are written to, as SQL names it.
+    pub(in crate::masking) fn into(&self) -> &str {
+        &self.into
+    }
+
+    /// `COPY … TO STDOUT` of some of the raw rows of a table with so many pages, of all of them or the first so many.
+    pub(in crate::masking) fn look(&self, pages: u64, rows: Option<usize>) -> String {
+        let limit = rows.map(|rows| format!(" LIMIT {rows}")).unwrap_or_default();
+        let percent = (100.0 * LOOKED_AT_PAGES as f64 / pages.max(1) as f64).min(100.0);
+        let filter = self.condition.as_ref().map(|condition| format!(" WHERE {condition}")).unwrap_or_default();
+        format!(
+            "COPY (SELECT {} FROM ONLY {} TABLESAMPLE SYSTEM ({percent}) REPEATABLE (0){filter}{limit}) TO STDOUT",
+            self.selected(""),
+            self.from
         )
     }
 

@@ -1,0 +1,195 @@
+//! What of a copy is done, on disk beside the fresh cluster, so that one that was killed or cut off goes on after the last finished table.
+//!
+//! ```text
+//! <scratch>/resumable    a line of JSON that says of what copy it is, then one for each table whose rows are committed
+//! ```
+//!
+//! It is there from when all databases have their schema until all have their rows: what comes then is done anew as a whole. Tables that are done were read
+//! in a snapshot that is gone, so the rest may only be added while the source is what it was: not one transaction may have
+//! written since ([`SourceState`]). A busy production server never stays so; a standby whose replay is paused does, and raw bases and dumps always.
+
+use crate::masking::MaskingError;
+use crate::masking::catalog::field;
+use crate::sources::Connection;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// Which copy a record is of. Only an equal one may go on with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::masking) struct Ticket {
+    pub made_by: MadeBy,
+    source: SourceState,
+    /// SHA-256 of each database's catalog, by name.
+    catalogs: BTreeMap<String, String>,
+}
+
+/// What of a ticket is known before the source is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::masking) struct MadeBy {
+    pub version: String,
+    pub rules_sha256: String,
+    /// None: nothing was masked.
+    pub key_id: Option<String>,
+}
+
+/// What a source consists of, as far as a number can say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::masking) struct SourceState {
+    /// A server's system identifier, or the name of what does not change.
+    identity: String,
+    /// By database: transactions that its snapshot sees (`pg_current_snapshot`). Where nothing has written, it is the same.
+    snapshots: BTreeMap<String, String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Loaded {
+    database: String,
+    table: String,
+    rows: u64,
+}
+
+/// The record of a copy under way.
+pub(in crate::masking) struct Record {
+    path: PathBuf,
+    /// None: nothing is recorded, since no other run could go on.
+    file: Option<Mutex<File>>,
+    loaded: BTreeMap<(String, String), u64>,
+}
+
+impl SourceState {
+    /// Of the server that `session` is connected to, or of `unchanging`. `None` where the server does not tell who it is.
+    pub(super) async fn read(
+        session: &mut Connection,
+        unchanging: Option<String>,
+        snapshots: BTreeMap<String, String>,
+    ) -> Option<SourceState> {
+        if let Some(identity) = unchanging {
+            return Some(SourceState { identity, snapshots: BTreeMap::new() });
+        }
+        let rows = session.query("SELECT system_identifier FROM pg_control_system()").await.ok()?;
+        Some(SourceState { identity: field(rows.first(), 0), snapshots })
+    }
+}
+
+impl Ticket {
+    pub(super) fn new(made_by: MadeBy, source: SourceState, catalogs: BTreeMap<String, String>) -> Ticket {
+        Ticket { made_by, source, catalogs }
+    }
+
+    /// The ticket of the record at `path`, if there is one that can be read.
+    pub(in crate::masking) fn read(path: &Path) -> Option<Ticket> {
+        serde_json::from_str(std::fs::read_to_string(path).ok()?.lines().next()?).ok()
+    }
+}
+
+impl Record {
+    /// The record at `path`, if it is of the copy with `ticket`.
+    pub(super) fn open(path: &Path, ticket: Option<&Ticket>) -> Option<Record> {
+        if Ticket::read(path).as_ref() != Some(ticket?) {
+            return None;
+        }
+        let text = std::fs::read_to_string(path).ok()?;
+        // The last line may have been cut off; what it was of is loaded once more.
+        let complete = text.rfind('\n').map_or("", |end| &text[..=end]);
+        let lines = complete.lines().skip(1).map_while(|line| serde_json::from_str(line).ok());
+        let loaded = lines.map(|line: Loaded| ((line.database, line.table), line.rows)).collect();
+        let file = File::options().append(true).open(path).ok()?;
+        file.set_len(complete.len() as u64).ok()?;
+        Some(Record { path: path.to_owned(), file: Some(Mutex::new(file)), loaded })
+    }
+
+    /// A new one. Everything in `folder`, the fresh cluster with its schema, is on disk before it says so.
+    pub(super) fn begin(path: &Path, ticket: Option<&Ticket>, folder: &Path) -> Result<Record, MaskingError> {
+        let record = |file| Record { path: path.to_owned(), file, loaded: BTreeMap::new() };
+        let Some(ticket) = ticket else { return Ok(record(None)) };
+        let begin = || -> std::io::Result<File> {
+            nix::unistd::syncfs(File::open(folder)?)?;
+            let mut file = File::create_new(path)?;
+            writeln!(file, "{}", serde_json::to_string(ticket)?)?;
+            file.sync_all()?;
+            Ok(file)
+        };
+        let file = begin().map_err(MaskingError::io(format!("cannot write {}", path.display())))?;
+        Ok(record(Some(Mutex::new(file))))
+    }
+
+    /// Rows of a table that is done.
+    pub(super) fn rows(&self, database: &str, table: &str) -> Option<u64> {
+        self.loaded.get(&(database.to_owned(), table.to_owned())).copied()
+    }
+
+    /// Tables that a former run has done.
+    pub(super) fn len(&self) -> usize {
+        self.loaded.len()
+    }
+
+    /// A table's rows are committed. Blocks for as long as a small write takes to reach the disk.
+    pub(super) fn add(&self, database: &str, table: &str, rows: u64) -> Result<(), MaskingError> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let (database, table) = (database.to_owned(), table.to_owned());
+        let line = serde_json::to_string(&Loaded { database, table, rows }).expect("plain data is JSON") + "\n";
+        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = file.write_all(line.as_bytes()).and_then(|()| file.sync_data());
+        written.map_err(MaskingError::io(format!("cannot write {}", self.path.display())))
+    }
+
+    /// Whether another run could go on with it.
+    pub(super) fn is_kept(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// All rows are there: from here on nothing can go on.
+    pub(super) fn end(self) -> Result<(), MaskingError> {
+        if self.file.is_none() {
+            return Ok(());
+        }
+        std::fs::remove_file(&self.path).map_err(MaskingError::io(format!("cannot remove {}", self.path.display())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ticket(snapshot: &str) -> Ticket {
+        let made_by = MadeBy { version: "1".to_owned(), rules_sha256: "r".to_owned(), key_id: None };
+        let snapshots = BTreeMap::from([("shop".to_owned(), snapshot.to_owned())]);
+        let source = SourceState { identity: "7".to_owned(), snapshots };
+        Ticket::new(made_by, source, BTreeMap::new())
+    }
+
+    #[test]
+    fn an_equal_copy_goes_on_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("resumable");
+        assert!(Record::open(&path, Some(&ticket("5:5:"))).is_none());
+        let record = Record::begin(&path, Some(&ticket("5:5:")), folder.path()).unwrap();
+        record.add("shop", "public.a", 3).unwrap();
+        record.add("shop", "public.b", 0).unwrap();
+        let again = Record::open(&path, Some(&ticket("5:5:"))).unwrap();
+        assert_eq!((again.len(), again.rows("shop", "public.a"), again.rows("shop", "public.c")), (2, Some(3), None));
+        assert!(Record::open(&path, Some(&ticket("5:6:"))).is_none());
+        assert!(Record::open(&path, None).is_none());
+        again.end().unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_counts_for_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("resumable");
+        let record = Record::begin(&path, Some(&ticket("5:5:")), folder.path()).unwrap();
+        record.add("shop", "public.a", 3).unwrap();
+        record.add("shop", "public.b", 4).unwrap();
+        let length = std::fs::metadata(&path).unwrap().len();
+        File::options().write(true).open(&path).unwrap().set_len(length - 3).unwrap();
+        let again = Record::open(&path, Some(&ticket("5:5:"))).unwrap();
+        assert_eq!((again.len(), again.rows("shop", "public.a")), (1, Some(3)));
+        again.add("shop", "public.c", 5).unwrap();
+        assert_eq!(Record::open(&path, Some(&ticket("5:5:"))).unwrap().rows("shop", "public.c"), Some(5));
+    }
+}
