@@ -1,7 +1,7 @@
 //! What is in a database beside rows and schema: sequences' values, large objects, materialized views, columns that Postgres computes.
 
 use crate::masking::MaskingError;
-use crate::masking::catalog::{field, literal, objects, quote, quoted};
+use crate::masking::catalog::{Table, field, literal, objects, quote, quoted};
 use crate::masking::plan::{DatabasePlan, expressions};
 use crate::masking::rules::Kept;
 use crate::sources::Connection;
@@ -23,22 +23,28 @@ pub(super) async fn set_sequences(plan: &DatabasePlan, fresh: &mut Connection) -
     Ok(())
 }
 
-/// Computes the columns whose rule is an expression, table by table: a rewrite, so that no row is left in two versions.
+/// Computes the columns whose rule is an expression, table by table: a rewrite, so that no row is left in two versions. What inherits a column,
+/// as partitions do, is rewritten with what it inherits from.
 pub(super) async fn compute_expressions(plan: &DatabasePlan, fresh: &mut Connection) -> Result<(), MaskingError> {
+    let (mut rewrites, mut storages) = (Vec::new(), Vec::new());
     for table_plan in &plan.tables {
         let table = plan.table(table_plan);
-        let actions: Vec<String> = expressions(table_plan)
-            .into_iter()
-            .map(|(name, sql)| {
-                let written = table_plan.columns.iter().find(|column| quote(&column.column.name) == name);
-                let written = written.map_or("", |column| &column.column.written);
-                format!("ALTER COLUMN {name} TYPE {written} USING ({sql})")
-            })
-            .collect();
-        if actions.is_empty() || table.is_partition {
-            continue;
+        let mut actions = Vec::new();
+        for (name, sql) in expressions(table_plan) {
+            let Some(column) = table.columns.iter().find(|column| quote(&column.name) == name) else { continue };
+            let definition = Definition::read(table, &column.name, fresh).await?;
+            storages.extend(definition.storage(table, &name));
+            let has_it = |parent: &Table| parent.columns.iter().any(|above| above.name == column.name);
+            if !table.parents.iter().filter_map(|oid| plan.catalog.table(*oid)).any(has_it) {
+                let collation = definition.collation.unwrap_or_default();
+                actions.push(format!("ALTER COLUMN {name} TYPE {} {collation} USING ({sql})", column.written));
+            }
         }
-        let statement = format!("ALTER TABLE {} {}", table.quoted(), actions.join(", "));
+        if !actions.is_empty() {
+            rewrites.push((table, format!("ALTER TABLE {} {}", table.quoted(), actions.join(", "))));
+        }
+    }
+    for (table, statement) in rewrites {
         fresh.try_query(&statement).await?.map_err(|message| MaskingError::Refused {
             database: plan.catalog.name.clone(),
             table: table.full_name(),
@@ -46,7 +52,48 @@ pub(super) async fn compute_expressions(plan: &DatabasePlan, fresh: &mut Connect
             column: Some("an expression".to_owned()),
         })?;
     }
+    for statement in storages {
+        fresh.query(&statement).await?;
+    }
     Ok(())
+}
+
+/// What of a column a change of its type sets back to what its type has (`ATExecAlterColumnType` of tablecmds.c).
+#[derive(Deserialize)]
+struct Definition {
+    /// `COLLATE …`
+    collation: Option<String>,
+    storage: Option<String>,
+    compression: Option<String>,
+}
+
+impl Definition {
+    async fn read(table: &Table, column: &str, fresh: &mut Connection) -> Result<Definition, MaskingError> {
+        let statement = format!(
+            "SELECT json_build_object(
+                'collation', (SELECT format('COLLATE %I.%I', n.nspname, c.collname)
+                    FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
+                    WHERE c.oid = a.attcollation AND a.attcollation <> t.typcollation),
+                'storage', CASE WHEN a.attstorage <> t.typstorage THEN CASE a.attstorage
+                    WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' ELSE 'EXTENDED' END END,
+                'compression', CASE a.attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' END)
+             FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+             WHERE a.attrelid = {}::regclass AND a.attname = {}",
+            literal(&table.quoted()),
+            literal(column)
+        );
+        let found = objects(fresh, &statement).await?.into_iter().next();
+        found.ok_or_else(|| MaskingError::Catalog { reason: format!("{} has lost a column", table.full_name()) })
+    }
+
+    /// The statement that gives it back, if that is needed.
+    fn storage(&self, table: &Table, column: &str) -> Option<String> {
+        let storage = self.storage.iter().map(|storage| format!("ALTER COLUMN {column} SET STORAGE {storage}"));
+        let compression =
+            self.compression.iter().map(|method| format!("ALTER COLUMN {column} SET COMPRESSION {method}"));
+        let actions: Vec<String> = storage.chain(compression).collect();
+        (!actions.is_empty()).then(|| format!("ALTER TABLE ONLY {} {}", table.quoted(), actions.join(", ")))
+    }
 }
 
 /// Fills the materialized views that were filled, each after those it reads from.
