@@ -65,6 +65,21 @@ fn these_rules_are_taken() {
 }
 
 #[test]
+fn values_of_citext_that_differ_in_case_stay_equal() {
+    let table = |name: &str| format!("[database.shop.table.\"public.{name}\".column]\nmail = \"email\"\n");
+    let mut masked = Masked::shop(&rules("", &(table("people") + &table("letters"))));
+    masked.source.psql(
+        "shop",
+        "create extension citext; create table people (mail citext primary key); insert into people values ('Anna@Somewhere.example');
+         create table letters (mail citext references people); insert into letters values ('anna@somewhere.EXAMPLE')",
+    );
+    masked.import();
+    masked.node.start();
+    let same = "select count(*) from letters l, people p where l.mail::text = p.mail::text and p.mail <> 'anna@somewhere.example'";
+    assert_eq!(masked.psql("shop@x", same), "1");
+}
+
+#[test]
 fn no_key() {
     let mut masked = Masked::shop(&rules("", ""));
     masked.node.set_environment(KEY_VARIABLE, "");

@@ -12,6 +12,7 @@
 mod coincidences;
 mod control;
 mod dump;
+mod expressions;
 mod fresh;
 mod globals;
 mod load;
@@ -331,7 +332,7 @@ async fn fill(
             objects::copy_large_objects(&mut snapshot.session, &mut connection, copy.rules.comments).await?;
         }
         objects::set_sequences(plan, &mut connection).await?;
-        objects::compute_expressions(plan, &mut connection).await?;
+        expressions::compute(plan, &mut connection).await?;
         schema.restore_section(fresh, Section::After(copy.streams), &plan.catalog.servers).await?;
         // Triggers on statements are the source's code: none of them is to act here.
         connection.query("SET session_replication_role = replica").await?;

@@ -54,6 +54,8 @@ pub(super) struct Leaf {
     pub masker: Masker,
     /// The blanks that `char(n)` fills up with are no part of the value.
     is_padded: bool,
+    /// Values that differ in case are equal (`citext`), so they become one.
+    folds_case: bool,
     sample: Arc<Sample>,
 }
 
@@ -61,6 +63,9 @@ impl Leaf {
     fn apply(&self, value: &str, out: &mut String) -> Result<(), MaskError> {
         let value = if self.is_padded { value.trim_end_matches(' ') } else { value };
         self.sample.offer(value, |value| self.masker.telling(value));
+        if self.folds_case {
+            return self.masker.apply(&value.to_lowercase(), out);
+        }
         self.masker.apply(value, out)
     }
 }
@@ -220,11 +225,9 @@ impl Transform {
             }
             spec => {
                 let masker = Masker::new(spec, &value_type, &keys.domain(domain)).map_err(|e| e.to_string())?;
-                Transform::Mask(Arc::new(Leaf {
-                    masker,
-                    is_padded: ty.name == "bpchar",
-                    sample: keys.sample(Some(ty)),
-                }))
+                let sample = keys.sample(Some(ty));
+                let (is_padded, folds_case) = (ty.name == "bpchar", ty.name == "citext");
+                Transform::Mask(Arc::new(Leaf { masker, is_padded, folds_case, sample }))
             }
         })
     }

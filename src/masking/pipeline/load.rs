@@ -1,7 +1,7 @@
 //! The rows of all databases: so many tables at a time, the largest first, a large one read by several sessions.
 
+use super::expressions::Rewrite;
 use super::fresh::{Fresh, set_for_copy};
-use super::objects::expression_statement;
 use super::record::Record;
 use super::rows::{TableCopy, objection};
 use super::{Copy, Snapshot};
@@ -183,7 +183,8 @@ impl Work<'_> {
                 copying: &load.copying,
             };
             let mut sources = self.idle(load.database, 1).await?;
-            match one.try_out(&mut sources, fresh, expression_statement(plan, table_plan)).await {
+            let rewrite = Rewrite::of(plan, table_plan, fresh).await?;
+            match one.try_out(&mut sources, fresh, rewrite.statement).await {
                 Ok(()) => self.give_back(load.database, sources),
                 // The session that read is in the middle of its rows.
                 Err(error) => problems.push(problem(&one, error)?),
@@ -191,8 +192,8 @@ impl Work<'_> {
         }
         for (database, (plan, _)) in self.databases.iter().enumerate() {
             for table_plan in plan.tables.iter().filter(|table| plan.table(table).is_partitioned) {
-                let Some(statement) = expression_statement(plan, table_plan) else { continue };
                 let fresh = self.session(&mut open, database).await?;
+                let Some(statement) = Rewrite::of(plan, table_plan, fresh).await?.statement else { continue };
                 fresh.query("BEGIN").await?;
                 if let Err(message) = fresh.try_query(&statement).await? {
                     let (name, object) = (plan.catalog.name.clone(), plan.table(table_plan).full_name());

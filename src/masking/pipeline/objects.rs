@@ -1,9 +1,9 @@
-//! What is in a database beside rows and schema: sequences' values, large objects, materialized views, columns that Postgres computes.
+//! What is in a database beside rows and schema: sequences' values, large objects, materialized views.
 
 use super::rows::objection;
 use crate::masking::MaskingError;
 use crate::masking::catalog::{field, literal, objects, quote, quoted};
-use crate::masking::plan::{DatabasePlan, TablePlan, expressions};
+use crate::masking::plan::DatabasePlan;
 use crate::masking::rules::Kept;
 use crate::sources::Connection;
 use serde::Deserialize;
@@ -22,35 +22,6 @@ pub(super) async fn set_sequences(plan: &DatabasePlan, fresh: &mut Connection) -
         fresh.query(&format!("SELECT setval({name}, {value}, {is_called})")).await?;
     }
     Ok(())
-}
-
-/// Computes the columns whose rule is an expression, table by table: a rewrite, so that no row is left in two versions.
-pub(super) async fn compute_expressions(plan: &DatabasePlan, fresh: &mut Connection) -> Result<(), MaskingError> {
-    for table_plan in &plan.tables {
-        if let Some(statement) = expression_statement(plan, table_plan) {
-            fresh.try_query(&statement).await?.map_err(|message| MaskingError::Refused {
-                database: plan.catalog.name.clone(),
-                table: plan.table(table_plan).full_name(),
-                objection: format!("an expression: {}", objection(&message)),
-            })?;
-        }
-    }
-    Ok(())
-}
-
-/// The statement that computes a table's expressions over all its rows; a partition's are computed with its table's.
-pub(super) fn expression_statement(plan: &DatabasePlan, table_plan: &TablePlan) -> Option<String> {
-    let table = plan.table(table_plan);
-    let actions: Vec<String> = expressions(table_plan)
-        .into_iter()
-        .map(|(name, sql)| {
-            let written = table_plan.columns.iter().find(|column| quote(&column.column.name) == name);
-            let written = written.map_or("", |column| &column.column.written);
-            format!("ALTER COLUMN {name} TYPE {written} USING ({sql})")
-        })
-        .collect();
-    let is_any = !actions.is_empty() && !table.is_partition;
-    is_any.then(|| format!("ALTER TABLE {} {}", table.quoted(), actions.join(", ")))
 }
 
 /// Fills the materialized views that were filled, each after those it reads from.

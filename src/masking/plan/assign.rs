@@ -127,8 +127,9 @@ fn spread(assigned: &mut Assigned, ties: &[Tie]) {
         let mut has_changed = false;
         for tie in ties {
             let Some((rule, _)) = assigned.get(&tie.to) else { continue };
-            // A template or an expression is of its own table's columns.
-            if rule.is_of_its_table() || assigned.contains_key(&tie.from) {
+            // A template or an expression is of its own table's columns. What is part of a table has them all.
+            let is_elsewhere = rule.is_of_its_table() && matches!(tie.origin, Origin::ForeignKey(_));
+            if is_elsewhere || assigned.contains_key(&tie.from) {
                 continue;
             }
             let given = (rule.clone(), tie.origin.clone());

@@ -157,6 +157,23 @@ fn partitions_take_the_rules_of_their_table() {
 }
 
 #[test]
+fn templates_and_expressions_hold_for_partitions_too_and_not_for_what_refers_to_them() {
+    let mut leaf = table(2, "a_1");
+    (leaf.is_partition, leaf.parents) = (true, vec![1]);
+    let mut other = table(3, "b");
+    other.foreign_keys.push(refers(2, 1, 2));
+    for mask in ["{ mask = \"template\", template = \"{id}@x\" }", "{ mask = \"expression\", sql = \"id || '@x'\" }"] {
+        let rules = format!(
+            "[database.d.table.\"s.a\".column]\nid = \"keep\"\nemail = {mask}\n[database.d.table.\"s.b\".column]\nid = \"keep\"\n"
+        );
+        let (plan, problems) = plan(vec![table(1, "a"), leaf.clone(), other.clone()], &rules);
+        assert_eq!(rule_of(&plan, 2, 2).1, Origin::Parent("s.a".to_owned()), "{mask}");
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert_problem(&problems, &["s.b.email", "no rule"]);
+    }
+}
+
+#[test]
 fn what_must_differ_needs_a_mask_that_keeps_apart() {
     let with = |indexes: &[&[i16]], mask: &str| {
         let mut a = table(1, "a");

@@ -131,12 +131,17 @@ fn mask_leaves(value: &mut Value, transform: &Transform) -> Result<(), ValueErro
     *value = match transform.apply(&text, &mut masked)? {
         Became::Null => Value::Null,
         Became::Text if was_text => Value::String(masked),
-        Became::Text => match serde_json::from_str(&masked) {
-            Ok(scalar @ (Value::Number(_) | Value::Bool(_))) => scalar,
-            _ => Value::String(masked),
-        },
+        Became::Text => plain(&masked).unwrap_or(Value::String(masked)),
     };
     Ok(())
+}
+
+/// The number or truth that is written so. Digits of a hash may read as a number with an exponent, which is written otherwise, and may be more than
+/// Postgres takes.
+fn plain(text: &str) -> Option<Value> {
+    let value: Value = serde_json::from_str(text).ok()?;
+    let written = value.to_string();
+    ((value.is_number() || value.is_boolean()) && written == text).then_some(value)
 }
 
 #[cfg(test)]
@@ -164,6 +169,8 @@ mod tests {
         );
         assert_eq!(redact(&[("$.a", "7")]), r#"{"a":{"mail":"7","n":7},"list":[{"mail":""},{"mail":null}],"t":false}"#);
         assert_eq!(redact(&[("$.*.n", "z"), ("$", "q")]).matches('q').count(), 4, "the whole document is the second's");
+        assert_eq!(redact(&[("$.a.n", "9300976412608449e817")]).matches(r#""n":"9300976412608449e817""#).count(), 1);
+        assert_eq!(redact(&[("$.a.n", "93.50")]).matches(r#""n":93.50"#).count(), 1);
     }
 
     #[test]
