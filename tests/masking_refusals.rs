@@ -345,7 +345,13 @@ async fn a_base_from_before_the_masking_is_not_branched() {
     masked.node.start();
     branch_refused(&masked, "shop@new", &["shop", "masked"]).await;
     branch_refused(&masked, "analytics@new", &["masked"]).await;
-    assert_eq!(masked.psql("shop@old", "select n from mine"), "7", "what is there goes on");
+    let error = refusal(&masked.url("shop@old")).await;
+    assert_eq!(error.code().code(), "55000", "{error:?}");
+    assert!(
+        error.message().contains("before its project was masked"),
+        "what is there does not go on: {}",
+        error.message()
+    );
     assert_eq!(audit(&masked.node, "new"), Vec::<String>::new());
 
     masked.reconfigure(config_with("masking = \"masking.toml\"\nallow_raw = true"));
@@ -354,7 +360,8 @@ async fn a_base_from_before_the_masking_is_not_branched() {
     assert_eq!(audit(&masked.node, "let-in").len(), 1, "{}", masked.node.log());
     masked.psql("shop@let-in", "select 1");
     assert_eq!(audit(&masked.node, "let-in").len(), 1, "it is noted when it is made");
-    assert_eq!(audit(&masked.node, "shop@old"), Vec::<String>::new());
+    assert_eq!(masked.psql("shop@old", "select n from mine"), "7", "nothing of it was lost");
+    assert_eq!(audit(&masked.node, "shop@old").len(), 1);
 
     masked.reconfigure(masked_config());
     masked.node.start();

@@ -142,9 +142,9 @@ fn connects(scratch: &Scratch, mut masked: Node, from: &str, table: &mut Table) 
 }
 
 fn node(scratch: &Scratch) -> Node {
-    std::fs::write(scratch.join("masking.toml"), RULES).expect("the scratch folder is writable");
+    std::fs::write(scratch.join("rules.toml"), RULES).expect("the scratch folder is writable");
     let config = NodeConfig {
-        project: "masking = \"masking.toml\"\n[[project.user]]\nname = \"postgres\"\npassword_env = \"BENCH_PASSWORD\""
+        project: "masking = \"rules.toml\"\n[[project.user]]\nname = \"postgres\"\npassword_env = \"BENCH_PASSWORD\""
             .to_owned(),
         environment: vec![
             ("BENCH_MASKING_KEY".to_owned(), "0123456789abcdef".repeat(4)),

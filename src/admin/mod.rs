@@ -87,6 +87,7 @@ impl From<BranchError> for Refusal {
             | BranchError::HeldElsewhere { .. }
             | BranchError::LeaseValid { .. }
             | BranchError::NotMasked { .. }
+            | BranchError::MadeOfRaw { .. }
             | BranchError::LocalDataLost { .. } => StatusCode::CONFLICT,
             BranchError::Stopping | BranchError::Store { .. } => StatusCode::SERVICE_UNAVAILABLE,
             BranchError::Start { .. } => StatusCode::INTERNAL_SERVER_ERROR,

@@ -19,6 +19,8 @@ pub enum BranchError {
     NoBase { project: String },
     #[error("project \"{project}\" is masked, and {reason}")]
     NotMasked { project: String, reason: String },
+    #[error("branch {branch} was made before its project was masked, or elsewhere: {reason}")]
+    MadeOfRaw { branch: String, reason: String },
     #[error("project \"{project}\" has {limit} branches, the most it may have")]
     TooManyBranches { project: String, limit: usize },
     #[error("branch {branch} is held by another node, {node}{}", if *lost { ", which has not been heard of for a while" } else { "" })]

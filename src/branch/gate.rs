@@ -2,7 +2,7 @@
 //!
 //! Asked whenever a branch is made, of what the base's manifest says of itself ([`MaskingSeal`]): that it was masked at all, by the rules that
 //! are in force now, and that an installation which is trusted vouches for it. What cannot be told counts as no. Branches that
-//! are there go on with what they were made of.
+//! are there go on with what they were made of, by whatever rules it was masked; one of a raw base, from before the project was masked, does not.
 
 use super::error::BranchError;
 use crate::model::{BaseId, BaseManifest, BranchRef, MaskingSeal, MaskingStatement, ProjectName};
@@ -59,18 +59,41 @@ impl Gate {
         }
     }
 
+    /// Whether `branch`, which is there, may go on, on the base with `manifest`. Blocks, shortly.
+    pub(super) fn readmit(&self, branch: &BranchRef, manifest: &BaseManifest) -> Result<(), BranchError> {
+        let Some((policy, allow_raw)) = self.policies.0.get(&branch.project) else { return Ok(()) };
+        match self.judge_seal(policy.as_ref(), manifest) {
+            Ok(_) => Ok(()),
+            Err(reason) if *allow_raw => {
+                tracing::warn!(%branch, base = %manifest.id, reason, "audit: a branch of a raw base is woken, as allow_raw says");
+                Ok(())
+            }
+            Err(reason) => Err(BranchError::MadeOfRaw { branch: branch.to_string(), reason }),
+        }
+    }
+
     /// The error is why not.
     fn judge(&self, policy: &dyn MaskingPolicy, manifest: &BaseManifest) -> Result<(), String> {
-        let Some(seal) = &manifest.masking else { return Err("its current base is not masked".to_owned()) };
+        let seal = self.judge_seal(policy, manifest)?;
+        let rules = policy.rules_sha256().map_err(|e| format!("the rules in force cannot be read: {e}"))?;
+        if seal.statement.rules_sha256 != rules {
+            return Err("its current base was masked by other rules than those in force".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Whether the base is masked, by whatever rules.
+    fn judge_seal<'m>(
+        &self,
+        policy: &dyn MaskingPolicy,
+        manifest: &'m BaseManifest,
+    ) -> Result<&'m MaskingSeal, String> {
+        let seal = manifest.masking.as_ref().ok_or("its base is not masked")?;
         if seal.statement.format != MaskingStatement::FORMAT {
             return Err(format!(
                 "its base is sealed in a format ({}) that this node does not know",
                 seal.statement.format
             ));
-        }
-        let rules = policy.rules_sha256().map_err(|e| format!("the rules in force cannot be read: {e}"))?;
-        if seal.statement.rules_sha256 != rules {
-            return Err("its current base was masked by other rules than those in force".to_owned());
         }
         if !policy.signers().contains(&seal.signer) {
             return Err(format!("its base is signed by {}, which is not among the trusted signers", seal.signer));
@@ -80,7 +103,7 @@ impl Gate {
             verify(seal, manifest).ok_or("the signature of its base does not fit")?;
             self.verified.lock().unwrap_or_else(PoisonError::into_inner).insert(manifest.id.clone());
         }
-        Ok(())
+        Ok(seal)
     }
 }
 
@@ -177,6 +200,21 @@ mod tests {
     fn a_base_masked_by_the_rules_in_force_is_taken() {
         let (manifest, policy) = sealed();
         admit(&manifest, policy, false).unwrap();
+    }
+
+    #[test]
+    fn a_branch_that_is_there_goes_on_under_other_rules_and_not_of_a_raw_base() {
+        let readmit = |manifest: &BaseManifest, policy: Policy, allow_raw| {
+            let mut policies = MaskingPolicies::default();
+            policies.insert("shop".parse().unwrap(), Arc::new(policy), allow_raw);
+            let branch = BranchRef { project: "shop".parse().unwrap(), branch: "x".parse().unwrap() };
+            Gate::new(policies).readmit(&branch, manifest).map_err(|e| e.to_string())
+        };
+        let (base, Policy(_, signers)) = sealed();
+        readmit(&base, Policy(Ok("others".to_owned()), signers.clone()), false).unwrap();
+        let raw = readmit(&manifest(), Policy(Ok("rules".to_owned()), signers.clone()), false).unwrap_err();
+        assert!(raw.contains("not masked"), "{raw}");
+        readmit(&manifest(), Policy(Ok("rules".to_owned()), signers), true).unwrap();
     }
 
     #[test]

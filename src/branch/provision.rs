@@ -55,6 +55,9 @@ pub(super) async fn bring_up(shared: &Shared, branch: &BranchRef) -> Result<Up, 
         Some(look) => look,
         None => (shared.catalog.look_up(branch).await.map_err(|e| failed(e.into()))?, None),
     };
+    if let Lookup::Found(held) = &found {
+        readmit(shared, branch, &held.head).await?;
+    }
     let (how, up) = match found {
         Lookup::Vacant { next_epoch } => match Box::pin(make(shared, branch, next_epoch)).await? {
             Made::Up(up) => ("made", *up),
@@ -84,6 +87,17 @@ pub(super) async fn bring_up(shared: &Shared, branch: &BranchRef) -> Result<Up, 
     let millis = started.elapsed().as_millis();
     tracing::info!(%branch, how, base = up.held.head.base_version, epoch = up.held.head.epoch, millis, "branch awake");
     Ok(up)
+}
+
+/// Refuses a branch that a masked project has from before.
+async fn readmit(shared: &Shared, branch: &BranchRef, head: &BranchHead) -> Result<(), BranchError> {
+    if !shared.gate.is_before(&branch.project) {
+        return Ok(());
+    }
+    let base = shared.bases.open(&branch.project, &head.base).await.map_err(|e| report(branch, e))?;
+    let (gate, readmitted) = (shared.gate.clone(), branch.clone());
+    let verdict = blocking(move || Ok(gate.readmit(&readmitted, &base.manifest))).await;
+    verdict.map_err(|e| report(branch, e))?
 }
 
 enum Made {

@@ -1,6 +1,6 @@
 //! `offshoot base …`: what the store holds of a project, read from it directly; no server is needed.
 
-use super::{bytes, known_project, table, time};
+use super::{bytes, known_project, print, table, time};
 use crate::model::{Entropy, MaskingSeal, ProjectName};
 use crate::settings::Settings;
 use crate::store::{Catalog, Store, keys};
@@ -29,7 +29,7 @@ pub(super) async fn list(settings: Settings, project: ProjectName, json: bool) -
                 })
             })
             .collect();
-        println!("{}", serde_json::to_string_pretty(&rows)?);
+        print(serde_json::to_string_pretty(&rows)?)?;
         return Ok(());
     }
     let mut listing = table(&["BASE", "SEALED", "POSTGRES", "SIZE", "STORED", "MASKED", "SOURCE"]);
@@ -50,7 +50,7 @@ pub(super) async fn list(settings: Settings, project: ProjectName, json: bool) -
             manifest.source,
         ]);
     }
-    println!("{listing}");
+    print(&listing)?;
     Ok(())
 }
 

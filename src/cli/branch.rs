@@ -1,6 +1,6 @@
 //! `offshoot branch …`: asks the running server where there is one, the store otherwise.
 
-use super::{bytes, known_project, table, time};
+use super::{bytes, known_project, print, table, time};
 use crate::branch::{BranchSummary, Released};
 use crate::model::{Ambient, BranchRef, Entropy, ProjectName};
 use crate::settings::Settings;
@@ -21,7 +21,7 @@ pub(super) async fn list(settings: Settings, project: Option<ProjectName>, json:
         None => from_store(&settings, project.as_ref()).await?,
     };
     if json {
-        println!("{}", serde_json::to_string_pretty(&branches)?);
+        print(serde_json::to_string_pretty(&branches)?)?;
         return Ok(());
     }
     let mut listing = table(&["BRANCH", "STATE", "OWN PAGES", "SESSIONS", "PARENT", "LAST USE"]);
@@ -35,7 +35,7 @@ pub(super) async fn list(settings: Settings, project: Option<ProjectName>, json:
             time(branch.used_at_ms),
         ]);
     }
-    println!("{listing}");
+    print(&listing)?;
     Ok(())
 }
 
@@ -65,9 +65,9 @@ pub(super) async fn release(settings: Settings, branch: BranchRef) -> anyhow::Re
     let ambient = Ambient::system();
     let catalog = Catalog::new(Store::open(&settings.store.url)?, ambient.entropy.clone());
     match crate::branch::release(&catalog, &branch, ambient.clock.now(), settings.server.lease).await? {
-        Released::WasFree => println!("{branch} is held by no node"),
-        Released::AsOf(Some(at_ms)) => println!("{branch} goes on as it was uploaded at {}", time(at_ms)),
-        Released::AsOf(None) => println!("{branch} goes on as it was made: nothing of it was uploaded"),
+        Released::WasFree => print(format_args!("{branch} is held by no node"))?,
+        Released::AsOf(Some(at_ms)) => print(format_args!("{branch} goes on as it was uploaded at {}", time(at_ms)))?,
+        Released::AsOf(None) => print(format_args!("{branch} goes on as it was made: nothing of it was uploaded"))?,
     }
     Ok(())
 }

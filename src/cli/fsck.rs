@@ -2,7 +2,7 @@
 //!
 //! Exit status: 0 sound, 1 damage, 2 not everything could be read, whatever the rest was.
 
-use super::{bytes, table};
+use super::{bytes, print, table};
 use crate::model::{BranchRef, Entropy};
 use crate::pageserver::fsck::{Finding, Report, Watch, fsck};
 use crate::settings::Settings;
@@ -36,9 +36,9 @@ pub(super) async fn run(settings: Settings, branch: Option<BranchRef>, json: boo
     let report = fsck(&catalog, branch.as_ref(), &bar).await?;
     bar.0.finish();
     if json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        print(serde_json::to_string_pretty(&report)?)?;
     } else {
-        print(&report, started.elapsed().as_secs_f64());
+        show(&report, started.elapsed().as_secs_f64())?;
     }
     Ok(match report.unread.is_empty() {
         false => ExitCode::from(UNREAD),
@@ -47,22 +47,22 @@ pub(super) async fn run(settings: Settings, branch: Option<BranchRef>, json: boo
     })
 }
 
-fn print(report: &Report, seconds: f64) {
+fn show(report: &Report, seconds: f64) -> anyhow::Result<()> {
     if !report.findings.is_empty() {
         let mut listing = table(&["DAMAGED", "WHAT", "TOUCHES"]);
         for finding in &report.findings {
             listing.add_row([finding.object.clone(), finding.what.clone(), touched(finding)]);
         }
-        println!("{listing}\n");
+        print(format_args!("{listing}\n"))?;
     }
     if !report.unread.is_empty() {
         let mut listing = table(&["NOT READ", "WHY"]);
         for unread in &report.unread {
             listing.add_row([unread.object.clone(), unread.why.clone()]);
         }
-        println!("{listing}\n");
+        print(format_args!("{listing}\n"))?;
     }
-    println!(
+    print(format_args!(
         "{} damaged, {} not read, of {} objects ({}) of {} bases and {} branches, and {} deleted branches' heads; {:.1} s, {}/s",
         report.findings.len(),
         report.unread.len(),
@@ -72,8 +72,9 @@ fn print(report: &Report, seconds: f64) {
         report.branches,
         report.tombstones,
         seconds,
-        bytes((report.bytes as f64 / seconds.max(0.001)) as u64),
-    );
+        bytes((report.bytes as f64 / seconds.max(0.001)) as u64)
+    ))?;
+    Ok(())
 }
 
 fn touched(finding: &Finding) -> String {

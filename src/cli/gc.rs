@@ -1,6 +1,6 @@
 //! `offshoot gc`: one pass of the collector over the whole store. Works beside running servers, and beside others of its kind.
 
-use super::{bytes, table};
+use super::{bytes, print, table};
 use crate::model::Ambient;
 use crate::settings::Settings;
 use crate::store::collect::{Collector, Fate, Report};
@@ -17,14 +17,14 @@ pub(super) async fn run(settings: Settings, grace: Duration, dry_run: bool, json
     let collector = Collector::new(Catalog::new(store, ambient.entropy), ambient.clock, grace)?;
     let report = if dry_run { collector.dry_run().await? } else { collector.run().await? };
     if json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        print(serde_json::to_string_pretty(&report)?)?;
     } else {
-        print(&report, dry_run);
+        show(&report, dry_run)?;
     }
     Ok(())
 }
 
-fn print(report: &Report, dry_run: bool) {
+fn show(report: &Report, dry_run: bool) -> anyhow::Result<()> {
     let fate = |fate| match (fate, dry_run) {
         (Fate::Deleted, false) => "deleted",
         (Fate::Deleted, true) => "would be deleted",
@@ -44,8 +44,9 @@ fn print(report: &Report, dry_run: bool) {
         row(fate(total), "all", tally.objects, tally.bytes, "");
     }
     row("in use", "all", report.in_use.objects, report.in_use.bytes, "");
-    println!("{listing}");
+    print(&listing)?;
     if report.left > 0 {
-        println!("{} objects are left for the next run: this one took half a grace", report.left);
+        print(format_args!("{} objects are left for the next run: this one took half a grace", report.left))?;
     }
+    Ok(())
 }

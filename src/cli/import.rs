@@ -1,6 +1,6 @@
 //! `offshoot import`: a source into the project's next base, with its progress on standard error. Works beside a running server.
 
-use super::{bytes, known_project, on_store};
+use super::{bytes, known_project, on_store, print};
 use crate::masking::{CopyImport, RawSide, Rules};
 use crate::model::{Ambient, Entropy, ProjectName};
 use crate::settings::Settings;
@@ -87,7 +87,7 @@ pub(super) async fn run(settings: Settings, arguments: ImportArguments) -> anyho
         .filter(|database| database.allow_connections && !database.is_template)
         .map(|database| database.name.as_str())
         .collect();
-    println!(
+    print(format_args!(
         "{}base {} of {project}: PostgreSQL {}, {} in {} files, {} in the store, {:.1} s; databases: {}",
         if raw { "raw " } else { "" },
         sealed.version,
@@ -96,8 +96,8 @@ pub(super) async fn run(settings: Settings, arguments: ImportArguments) -> anyho
         manifest.files,
         bytes(manifest.stored_bytes),
         started.elapsed().as_secs_f64(),
-        databases.join(", "),
-    );
+        databases.join(", ")
+    ))?;
     Ok(())
 }
 

@@ -1,14 +1,13 @@
 //! `offshoot masking …`: what the rules do to a source, column by column, and a few rows before and after.
 
 use super::import::raw_base;
-use super::{known_project, source, table};
+use super::{known_project, print, source, table};
 use crate::masking::{self, Check, Preview, Rules};
 use crate::model::ProjectName;
 use crate::settings::Settings;
 use crate::sources::{Server, Source};
 use anyhow::Context;
 use clap::Subcommand;
-use std::io::Write;
 use std::process::ExitCode;
 
 /// Characters of a rule that a listing shows; `--json` has all.
@@ -101,7 +100,7 @@ fn server(settings: &Settings, project: &ProjectName, from: Option<String>) -> a
 
 fn print_check(check: &Check, json: bool) -> anyhow::Result<()> {
     if json {
-        return print(&serde_json::to_string_pretty(check)?);
+        return print(serde_json::to_string_pretty(check)?);
     }
     let mut listing = table(&["DATABASE", "TABLE", "COLUMN", "TYPE", "RULE", "BECAUSE"]);
     for column in &check.columns {
@@ -115,32 +114,24 @@ fn print_check(check: &Check, json: bool) -> anyhow::Result<()> {
         listing.add_row([&column.database, &column.table, &column.column, &column.type_name, &rule, &because]);
     }
     let problems = check.problems.iter().map(|problem| format!("problem: {problem}"));
-    print(&std::iter::once(listing.to_string()).chain(problems).collect::<Vec<_>>().join("\n"))
+    print(std::iter::once(listing.to_string()).chain(problems).collect::<Vec<_>>().join("\n"))
 }
 
 fn print_previews(previews: &[Preview], json: bool) -> anyhow::Result<()> {
     if json {
-        return print(&serde_json::to_string_pretty(previews)?);
+        return print(serde_json::to_string_pretty(previews)?);
     }
     for preview in previews {
-        print(&format!("{}: {}", preview.database, preview.table))?;
+        print(format!("{}: {}", preview.database, preview.table))?;
         let columns = preview.columns.iter().map(String::as_str);
         let mut listing = table(&[""].into_iter().chain(columns).collect::<Vec<_>>());
         for (before, after) in preview.before.iter().zip(&preview.after) {
             listing.add_row(row("before", before));
             listing.add_row(row("after", after));
         }
-        print(&format!("{listing}\n"))?;
+        print(format!("{listing}\n"))?;
     }
     Ok(())
-}
-
-/// To standard output. Whoever reads only the beginning of it has seen enough.
-fn print(text: &str) -> anyhow::Result<()> {
-    match writeln!(std::io::stdout(), "{text}") {
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        printed => Ok(printed?),
-    }
 }
 
 /// In one line of a listing.

@@ -12,7 +12,9 @@ use crate::settings::{self, Settings};
 use crate::{server, telemetry};
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use std::fmt::Display;
 use std::future::Future;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -214,6 +216,14 @@ fn source(settings: &Settings, project: &ProjectName, from: Option<String>) -> a
         None => configured()?,
     };
     Ok(source.context("say where the data comes from, with --from or the project's source")?.parse()?)
+}
+
+/// A line to standard output. Whoever reads only the beginning of what there is has seen enough.
+fn print(text: impl Display) -> anyhow::Result<()> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        printed => Ok(printed?),
+    }
 }
 
 /// A table without borders that a terminal or `awk` can read.

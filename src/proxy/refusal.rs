@@ -132,7 +132,7 @@ fn branch_sqlstate(error: &BranchError) -> &'static str {
         | BranchError::NoBase { .. } => "3D000",
         BranchError::TooManyBranches { .. } => "53400",
         // object_not_in_prerequisite_state
-        BranchError::NotMasked { .. } => "55000",
+        BranchError::NotMasked { .. } | BranchError::MadeOfRaw { .. } => "55000",
         BranchError::HeldElsewhere { .. } | BranchError::LeaseValid { .. } => "55006",
         BranchError::Stopping => "57P03",
         BranchError::Start { .. } | BranchError::LocalDataLost { .. } => "58000",
@@ -153,6 +153,11 @@ fn branch_hint(error: &BranchError) -> Option<String> {
         BranchError::NoBase { project } => format!("run `offshoot import {project} --from SOURCE`"),
         BranchError::NotMasked { project, .. } => {
             format!("run `offshoot import {project} --from SOURCE` under the project's masking rules")
+        }
+        BranchError::MadeOfRaw { branch, .. } => {
+            format!(
+                "`offshoot branch delete {branch}` makes room for a masked one; allow_raw = true in the project lets it in as it is"
+            )
         }
         BranchError::TooManyBranches { project, .. } => {
             format!(

@@ -159,6 +159,9 @@ async fn copy_and_seal(
     Ok(seal(sealing, scratch).await?)
 }
 
+/// Whether an import goes on with what is in a folder.
+type GoesOn<'a> = dyn Fn(&Path) -> bool + Sync + 'a;
+
 /// Removes what imports that were killed left on the node with this data directory and in the store; one that goes on is left alone.
 pub async fn clear_killed_imports(catalog: &Catalog, data_dir: &Path) -> Result<(), ImportError> {
     clear_killed(catalog, &data_dir.join("import"), None).await.map(drop)
@@ -168,7 +171,7 @@ pub async fn clear_killed_imports(catalog: &Catalog, data_dir: &Path) -> Result<
 async fn clear_killed(
     catalog: &Catalog,
     folder: &Path,
-    of: Option<(&ProjectName, &(dyn Fn(&Path) -> bool + Sync))>,
+    of: Option<(&ProjectName, &GoesOn<'_>)>,
 ) -> Result<Option<(BaseId, Scratch)>, ImportError> {
     let mut found = None;
     let entries = match std::fs::read_dir(folder) {
