@@ -5,61 +5,11 @@ mod fixture;
 
 use fixture::*;
 use nix::sys::signal::Signal;
-use std::path::PathBuf;
 use std::time::Duration;
-
-/// Values that may not be kept, in columns where each is different.
-const RAW: &str =
-    "select email from customers union all select phone from customers union all select card_number from customers";
-
-/// Rules for the shop: of the customers `columns` beside what is always masked, then `rest`.
-fn rules(columns: &str, rest: &str) -> String {
-    format!(
-        "key_env = \"{KEY_VARIABLE}\"\nunlisted_column = \"keep\"\n[database.shop.table.\"public.customers\".column]\n\
-         name = \"user_name\"\nemail = \"email\"\nphone = \"phone\"\ncard_number = \"card\"\nnote = \"redact\"\n{columns}\n{rest}\n"
-    )
-}
-
-/// What was there before an import, and must be after one that is refused.
-fn import_refused(masked: &Masked, names: &[&str]) -> String {
-    let before = masked.node.bases();
-    let output = within("a refused import", 120, || {
-        masked.node.run(&["import", "shop", "--from", &masked.source.url(POSTGRES)])
-    });
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success(), "it was to be refused for {names:?}");
-    assert!(!error.contains("panicked at"), "{error}");
-    for name in names {
-        assert!(error.to_lowercase().contains(&name.to_lowercase()), "the error does not name {name:?}: {error}");
-    }
-    assert_eq!(masked.node.bases(), before, "a refused import leaves no base");
-    let said = format!("{error}{}{}", String::from_utf8_lossy(&output.stdout), masked.node.log());
-    for raw in masked.source.psql("shop", RAW).lines().chain([POSTGRES.1, MASKING_KEY]) {
-        assert!(raw.is_empty() || !said.contains(raw), "{raw} is in what it says: {said}");
-    }
-    check_nothing_left(masked, before.len());
-    error
-}
-
-/// No process, mount or file of an import, neither on the node nor in the store.
-fn check_nothing_left(masked: &Masked, bases: usize) {
-    let folders =
-        |place: PathBuf| place.read_dir().into_iter().flatten().flatten().map(|entry| entry.path()).collect::<Vec<_>>();
-    assert_eq!(folders(masked.node.data_dir().join("import")), Vec::<PathBuf>::new());
-    assert_eq!(
-        folders(masked.node.store_dir().join("v1/project/shop/base")).len(),
-        bases,
-        "what is in the store is listed"
-    );
-    if !masked.node.is_running() {
-        assert_eq!(masked.node.processes(), Vec::<i32>::new());
-        assert_eq!(mounts_below(masked.node.data_dir()), Vec::<PathBuf>::new());
-    }
-}
 
 #[test]
 fn these_rules_are_taken() {
-    let masked = Masked::shop(&rules("", ""));
+    let masked = Masked::shop(&shop_rules("", ""));
     masked.import();
     check_nothing_left(&masked, 1);
 }
@@ -67,7 +17,7 @@ fn these_rules_are_taken() {
 #[test]
 fn values_of_citext_that_differ_in_case_stay_equal() {
     let table = |name: &str| format!("[database.shop.table.\"public.{name}\".column]\nmail = \"email\"\n");
-    let mut masked = Masked::shop(&rules("", &(table("people") + &table("letters"))));
+    let mut masked = Masked::shop(&shop_rules("", &(table("people") + &table("letters"))));
     masked.source.psql(
         "shop",
         "create extension citext; create table people (mail citext primary key); insert into people values ('Anna@Somewhere.example');
@@ -81,14 +31,14 @@ fn values_of_citext_that_differ_in_case_stay_equal() {
 
 #[test]
 fn no_key() {
-    let mut masked = Masked::shop(&rules("", ""));
+    let mut masked = Masked::shop(&shop_rules("", ""));
     masked.node.set_environment(KEY_VARIABLE, "");
     import_refused(&masked, &[KEY_VARIABLE, "not set", "openssl rand"]);
 }
 
 #[test]
 fn a_short_key() {
-    let mut masked = Masked::shop(&rules("", ""));
+    let mut masked = Masked::shop(&shop_rules("", ""));
     masked.node.set_environment(KEY_VARIABLE, "only-thirty-one-bytes-are-here!");
     let error = import_refused(&masked, &["31 bytes", "32"]);
     assert!(!error.contains("only-thirty"), "{error}");
@@ -96,8 +46,9 @@ fn a_short_key() {
 
 #[test]
 fn a_key_file_that_cannot_be_read() {
-    let masked =
-        Masked::shop(&rules("", "").replace(&format!("key_env = \"{KEY_VARIABLE}\""), "key_file = \"nowhere.key\""));
+    let masked = Masked::shop(
+        &shop_rules("", "").replace(&format!("key_env = \"{KEY_VARIABLE}\""), "key_file = \"nowhere.key\""),
+    );
     let place = masked.scratch.join("nowhere.key");
     import_refused(&masked, &[&place.display().to_string(), "No such file"]);
     std::fs::write(&place, "short\n").expect("the scratch folder is writable");
@@ -110,9 +61,9 @@ fn a_key_file_that_cannot_be_read() {
 fn no_rules_or_two_places_for_the_key() {
     let masked = Masked::shop("");
     import_refused(&masked, &["masking.toml", "key_env"]);
-    masked.write_rules(&format!("key_file = \"x\"\n{}", rules("", "")));
+    masked.write_rules(&format!("key_file = \"x\"\n{}", shop_rules("", "")));
     import_refused(&masked, &["masking.toml", "key_env", "key_file"]);
-    masked.write_rules(&rules("", "").replace("unlisted_column", "unlisted_colum"));
+    masked.write_rules(&shop_rules("", "").replace("unlisted_column", "unlisted_colum"));
     import_refused(&masked, &["masking.toml", "unlisted_colum"]);
     std::fs::remove_file(masked.scratch.join("masking.toml")).expect("it is there");
     import_refused(&masked, &["masking.toml"]);
@@ -122,33 +73,33 @@ fn no_rules_or_two_places_for_the_key() {
 fn a_column_that_no_rule_is_for() {
     let listed = "id = \"keep\"\nstreet = \"street\"\ncity = \"city\"\ncard_expires = \"keep\"\nborn = \"keep\"\ncreated_at = \"keep\"\n";
     let table = "[database.shop.table.\"public.customers\"]\nunlisted_column = \"deny\"";
-    let masked = Masked::shop(&rules(listed, table));
+    let masked = Masked::shop(&shop_rules(listed, table));
     masked.import();
     masked.source.psql("shop", "alter table customers add column fax text");
     import_refused(&masked, &["public.customers.fax", "no rule"]);
     masked.source.psql("shop", "alter table customers drop column fax; create table new_one (n int)");
     masked.import();
-    masked.write_rules(&rules(listed, table).replacen("\"keep\"", "\"deny\"", 1));
+    masked.write_rules(&shop_rules(listed, table).replacen("\"keep\"", "\"deny\"", 1));
     // All tables now: of every database.
     import_refused(&masked, &["public.new_one.n", "public.events.payload", "analytics", "no rule"]);
 }
 
 #[test]
 fn rules_for_what_is_gone() {
-    let masked = Masked::shop(&rules("fax = \"phone\"", ""));
+    let masked = Masked::shop(&shop_rules("fax = \"phone\"", ""));
     import_refused(&masked, &["public.customers.fax", "no such column"]);
-    masked.write_rules(&rules("", "[database.shop.table.\"public.customer\".column]\nemail = \"email\""));
+    masked.write_rules(&shop_rules("", "[database.shop.table.\"public.customer\".column]\nemail = \"email\""));
     import_refused(&masked, &["public.customer", "no such table", "did you mean public.customers?"]);
-    masked.write_rules(&rules("", "[database.shopp]\nunlisted_column = \"deny\""));
+    masked.write_rules(&shop_rules("", "[database.shopp]\nunlisted_column = \"deny\""));
     import_refused(&masked, &["shopp", "no such database"]);
     masked.source.psql("shop", "alter table customers drop column note");
-    masked.write_rules(&rules("", ""));
+    masked.write_rules(&shop_rules("", ""));
     import_refused(&masked, &["public.customers.note", "no such column"]);
 }
 
 #[test]
 fn masks_that_are_unknown_or_do_not_fit() {
-    let masked = Masked::shop(&rules("city = \"towns\"", ""));
+    let masked = Masked::shop(&shop_rules("city = \"towns\"", ""));
     import_refused(&masked, &["masking.toml", "city", "towns"]);
     masked.source.psql(
         "shop",
@@ -163,10 +114,10 @@ fn masks_that_are_unknown_or_do_not_fit() {
         ("login = \"user_name\"", &["public.customers.login", "21", "8"]),
         ("id = { mask = \"noise\", percent = 10 }", &["public.customers.id", "customers_pkey"]),
     ] {
-        masked.write_rules(&rules(columns, ""));
+        masked.write_rules(&shop_rules(columns, ""));
         import_refused(&masked, names);
     }
-    masked.write_rules(&rules("", "").replace("email = \"email\"", "email = \"name\""));
+    masked.write_rules(&shop_rules("", "").replace("email = \"email\"", "email = \"name\""));
     import_refused(&masked, &["public.customers.email", "only_once", "name"]);
 }
 
@@ -174,15 +125,15 @@ fn masks_that_are_unknown_or_do_not_fit() {
 fn a_rule_that_contradicts_a_foreign_key_s() {
     let orders =
         "[database.shop.table.\"public.orders\".column]\ncustomer_id = { mask = \"int\", min = 1, max = 5000 }";
-    let masked = Masked::shop(&rules("id = { mask = \"int\", min = 1, max = 1000000 }", orders));
+    let masked = Masked::shop(&shop_rules("id = { mask = \"int\", min = 1, max = 1000000 }", orders));
     import_refused(&masked, &["public.orders.customer_id", "contradicts", "public.customers.id"]);
-    masked.write_rules(&rules("", orders));
+    masked.write_rules(&shop_rules("", orders));
     import_refused(&masked, &["public.orders.customer_id", "contradicts", "public.customers.id"]);
 }
 
 #[test]
 fn a_value_that_its_mask_cannot_take_is_not_shown() {
-    let masked = Masked::shop(&rules("loyalty = { mask = \"int\", min = 1, max = 1000000 }", ""));
+    let masked = Masked::shop(&shop_rules("loyalty = { mask = \"int\", min = 1, max = 1000000 }", ""));
     masked.source.psql("shop", "alter table customers add column loyalty bigint; update customers set loyalty = id");
     masked.source.psql("shop", "update customers set loyalty = 777000111222333 where id = 700");
     let error = import_refused(&masked, &["shop.public.customers", "loyalty", "1000000"]);
@@ -196,19 +147,20 @@ fn a_value_that_its_mask_cannot_take_is_not_shown() {
 /// What the masked database objects to quotes the row in its detail.
 #[test]
 fn a_row_that_the_masked_database_refuses_is_not_shown() {
-    let masked = Masked::shop(&rules("", ""));
+    let masked = Masked::shop(&shop_rules("", ""));
     masked.source.psql(
         "shop",
         "alter table customers add constraint by_post check (phone like '+49%' and email like '%@example.%')",
     );
-    masked
-        .write_rules(&rules("", "").replace("phone = \"phone\"", "phone = { mask = \"constant\", value = \"none\" }"));
+    masked.write_rules(
+        &shop_rules("", "").replace("phone = \"phone\"", "phone = { mask = \"constant\", value = \"none\" }"),
+    );
     import_refused(&masked, &["public.customers", "23514"]);
 }
 
 #[test]
 fn no_pg_dump() {
-    let mut masked = Masked::shop(&rules("", ""));
+    let mut masked = Masked::shop(&shop_rules("", ""));
     let (real, folder) = (Major::Fifteen.bin_dir(), masked.scratch.join("postgres"));
     make_folder(&folder.join("bin"));
     for entry in real.read_dir().expect("it is installed").flatten() {
@@ -230,7 +182,7 @@ fn no_pg_dump() {
 fn a_document_with_something_unlisted() {
     let json = |unlisted: &str| {
         let details = format!("details = {{ json = {{ \"$.colour\" = \"keep\" }}, unlisted = \"{unlisted}\" }}");
-        rules("", &format!("[database.shop.table.\"public.products\".column]\n{details}"))
+        shop_rules("", &format!("[database.shop.table.\"public.products\".column]\n{details}"))
     };
     let masked = Masked::shop(&json("deny"));
     import_refused(&masked, &["public.products", "details", "no path leads to"]);
@@ -240,34 +192,18 @@ fn a_document_with_something_unlisted() {
 
 #[test]
 fn rows_whose_key_is_left_out() {
-    let masked = Masked::shop(&rules("", "[database.shop.table.\"public.customers\"]\nwhere = \"id <= 10\""));
+    let masked = Masked::shop(&shop_rules("", "[database.shop.table.\"public.customers\"]\nwhere = \"id <= 10\""));
     import_refused(&masked, &["orders_customer_id_fkey"]);
-    masked.write_rules(&rules("", "[database.shop.table.\"public.customers\"]\nrows = \"none\""));
+    masked.write_rules(&shop_rules("", "[database.shop.table.\"public.customers\"]\nrows = \"none\""));
     import_refused(&masked, &["public.orders", "public.customers", "orders_customer_id_fkey"]);
     // A condition that fails on a row is the rules' fault; the row is not shown.
-    masked.write_rules(&rules("", "[database.shop.table.\"public.customers\"]\nwhere = \"email::int > 0\""));
+    masked.write_rules(&shop_rules("", "[database.shop.table.\"public.customers\"]\nwhere = \"email::int > 0\""));
     import_refused(&masked, &["22P02"]);
 }
 
 #[test]
-fn a_raw_value_that_is_kept_somewhere_else() {
-    let masked = Masked::shop(&rules("", ""));
-    masked
-        .source
-        .psql("shop", "create table letters as select id, 'Dear ' || email || ', thank you' as text from customers");
-    import_refused(&masked, &["public.letters", "public.customers.email"]);
-    // In a document, and compressed: long enough to be stored out of line.
-    masked.source.psql("shop", "drop table letters; create table drafts (id int, body jsonb)");
-    masked.source.psql(
-        "shop",
-        "insert into drafts select 1, jsonb_build_object('card', string_agg(card_number, ' ')) from customers",
-    );
-    import_refused(&masked, &["public.drafts", "public.customers.card_number"]);
-}
-
-#[test]
 fn what_masked_rows_break_shows_before_rows_move() {
-    let masked = Masked::shop(&rules(
+    let masked = Masked::shop(&shop_rules(
         "street = \"hmac\"",
         "[database.shop.table.\"public.visits\".column]\nwho = \"email\"\nplace = { mask = \"expression\", sql = \"'nowhere'\" }\n\
          [database.shop.table.\"public.orders_by\".column]\nmail = \"email\"\n",
@@ -284,36 +220,6 @@ fn what_masked_rows_break_shows_before_rows_move() {
     let error =
         import_refused(&masked, &["public.customers", "has_a_number", "public.visits", "public.orders_by", "at_work"]);
     assert!(error.contains("trying the masks") && !error.contains("copying rows"), "{error}");
-}
-
-#[test]
-fn raw_values_of_what_nothing_comes_along_of_are_searched_for() {
-    let masked = Masked::shop(&rules(
-        "",
-        "[database.shop.table.\"public.people\".column]\n\
-         gone = \"null\"\nfixed = { mask = \"constant\", value = \"somebody\" }\nanew = \"default\"\n\
-         made = { mask = \"template\", template = \"person {id}\" }\nsaid = { mask = \"expression\", sql = \"'person'\" }\n\
-         doc = { json = {} }\ntel = \"phone\"\nnumber = { mask = \"int\", min = 1, max = 900000000000000 }\n",
-    ));
-    masked.source.psql(
-        "shop",
-        "create table people as select i as id, md5('a' || i) as gone, md5('b' || i) as fixed, md5('c' || i) as anew, md5('d' || i) as made,
-                md5('e' || i) as said, jsonb_build_object('unlisted', md5('f' || i)) as doc, '030 ' || 12345678 + i * 7919 as tel,
-                123456789012347 + i::bigint * 7919777 as number from generate_series(1, 400) i;
-         alter table people add primary key (id)",
-    );
-    let columns = ["gone", "fixed", "anew", "made", "said", "doc", "tel", "number"];
-    for column in columns {
-        let value = if column == "doc" { "doc ->> 'unlisted'" } else { column };
-        masked.source.psql("shop", &format!("create table letters_{column} as select {value} from people"));
-    }
-    let names: Vec<String> =
-        columns.iter().flat_map(|name| [format!("public.people.{name}"), format!("public.letters_{name}")]).collect();
-    import_refused(&masked, &names.iter().map(String::as_str).collect::<Vec<_>>());
-    for column in columns {
-        masked.source.psql("shop", &format!("drop table letters_{column}"));
-    }
-    masked.import();
 }
 
 /// The one that the server answers with, for who wants to make a branch.
@@ -340,7 +246,7 @@ async fn a_base_from_before_the_masking_is_not_branched() {
     masked.import();
     masked.node.start();
     masked.psql("shop@old", "create table mine as select 7 as n");
-    masked.write_rules(&rules("", ""));
+    masked.write_rules(&shop_rules("", ""));
     masked.reconfigure(masked_config());
     masked.node.start();
     branch_refused(&masked, "shop@new", &["shop", "masked"]).await;
@@ -376,7 +282,7 @@ async fn a_base_from_before_the_masking_is_not_branched() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_base_of_another_installation_is_branched_where_that_is_trusted() {
-    let mut masked = Masked::shop(&rules("", ""));
+    let mut masked = Masked::shop(&shop_rules("", ""));
     masked.import();
     let signer = masked.node.bases()[0]["masking"]["signer"].as_str().map(str::to_owned);
     let foreign = |config: &NodeConfig| Node::new(&masked.scratch, "foreign", config);
@@ -410,17 +316,17 @@ async fn a_base_of_another_installation_is_branched_where_that_is_trusted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_base_of_other_rules_is_not_branched() {
-    let mut masked = Masked::shop(&rules("", ""));
+    let mut masked = Masked::shop(&shop_rules("", ""));
     masked.import();
     masked.node.start();
     masked.psql("shop@old", "create table mine as select 7 as n");
     // Said otherwise, and the same: a comment, and the order of tables.
     masked.node.stop();
-    masked.write_rules(&format!("# Looked at again.\n{}", rules("", "")));
+    masked.write_rules(&format!("# Looked at again.\n{}", shop_rules("", "")));
     masked.node.start();
     masked.psql("shop@same", "select 1");
     masked.node.stop();
-    masked.write_rules(&rules("street = \"street\"", ""));
+    masked.write_rules(&shop_rules("street = \"street\"", ""));
     masked.node.start();
     branch_refused(&masked, "shop@new", &["other rules"]).await;
     assert_eq!(masked.psql("shop@old", "select n from mine"), "7");
@@ -435,7 +341,7 @@ async fn a_base_of_other_rules_is_not_branched() {
 #[test]
 fn a_killed_import_leaves_nothing_to_be_reached_and_the_next_succeeds() {
     let slow = "[database.shop.table.\"public.many\"]\nwhere = \"pg_sleep(0.001) is not null\"";
-    let mut masked = Masked::shop(&rules("", slow));
+    let mut masked = Masked::shop(&shop_rules("", slow));
     masked.source.psql("shop", "create table many as select n, 'row ' || n as text from generate_series(1, 200000) n");
     for killed in 1..=2 {
         let mut running = masked.node.spawn(&["import", "shop", "--from", &masked.source.url(POSTGRES)]);
@@ -454,31 +360,31 @@ fn a_killed_import_leaves_nothing_to_be_reached_and_the_next_succeeds() {
     let refused = try_psql(&masked.url("shop@x"), "select 1").expect_err("there is no base");
     assert!(refused.contains("no base"), "{refused}");
 
-    masked.write_rules(&rules("", ""));
+    masked.write_rules(&shop_rules("", ""));
     masked.import();
     assert_eq!(masked.node.bases().len(), 1);
     check_nothing_left(&masked, 1);
     assert_eq!(masked.node.processes(), Vec::<i32>::new(), "the next import ends what a killed one had started");
-    assert_eq!(mounts_below(masked.node.data_dir()), Vec::<PathBuf>::new());
+    assert_eq!(mounts_below(masked.node.data_dir()), Vec::<std::path::PathBuf>::new());
     assert_eq!(masked.psql("shop@x", "select count(*), max(n) from many"), "200000|200000");
 }
 
 #[test]
 fn a_column_with_another_type_than_before() {
-    let masked = Masked::shop(&rules("", ""));
+    let masked = Masked::shop(&shop_rules("", ""));
     masked.import();
     masked.source.psql("shop", "alter table customers alter phone type varchar(77)");
     import_refused(&masked, &["public.customers.phone", "varying(77)", "reviewed"]);
-    masked.write_rules(&format!("reviewed = \"looked at it\"\n{}", rules("", "")));
+    masked.write_rules(&format!("reviewed = \"looked at it\"\n{}", shop_rules("", "")));
     masked.import();
 }
 
 #[test]
 fn a_permutation_that_leaves_its_sequence_no_next_value() {
-    let masked = Masked::shop(&rules("", ""));
+    let masked = Masked::shop(&shop_rules("", ""));
     masked.source.psql("shop", "create table numbered (n int generated always as identity)");
     let permuted =
         "[database.shop.table.\"public.numbered\".column]\nn = { mask = \"int\", min = 1, max = 2147483647 }";
-    masked.write_rules(&rules("", permuted));
+    masked.write_rules(&shop_rules("", permuted));
     import_refused(&masked, &["public.numbered_n_seq", "smaller max"]);
 }

@@ -74,6 +74,13 @@ fn who_serves_is_asked_for_no_raw_base_and_gives_none() {
     assert!(error.contains("cannot be used with"), "{error}");
     let error = masked.node.fail(&["import", "shop", "--from-raw", "--method", "files"]);
     assert!(error.contains("--method"), "{error}");
+
+    // Without rules what is copied would be raw where branches are made.
+    let store = format!("file://{}", masked.scratch.join("raw-store").display());
+    masked.reconfigure(config_with(""));
+    masked.node.set_environment(RAW_STORE, &store);
+    let error = masked.node.fail(&["import", "shop", "--from-raw"]);
+    assert!(error.contains("has no masking"), "{error}");
 }
 
 #[test]

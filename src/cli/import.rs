@@ -1,7 +1,7 @@
 //! `offshoot import`: a source into the project's next base, with its progress on standard error. Works beside a running server.
 
-use super::{bytes, known_project, on_store, print};
-use crate::masking::{CopyImport, RawSide, Rules};
+use super::{bytes, known_project, on_store, print, until_interrupted};
+use crate::masking::{self, CopyImport, RawSide, Rules};
 use crate::model::{Ambient, Entropy, ProjectName};
 use crate::settings::Settings;
 use crate::sources::{MakeBase, Origin, Progress, RawBase, Source, make_base};
@@ -49,6 +49,15 @@ pub(super) async fn run(settings: Settings, arguments: ImportArguments) -> anyho
     let ImportArguments { project, from, method, streams, raw, from_raw } = arguments;
     let masking = known_project(&settings, &project)?.masking.as_deref().filter(|_| !raw);
     let rules = masking.map(Rules::load).transpose()?;
+    if let Some(rules) = &rules {
+        // Before anything is touched that an earlier import left.
+        masking::check_key(rules)?;
+    }
+    if from_raw && rules.is_none() {
+        anyhow::bail!(
+            "project {project} has no masking: what --from-raw copies would be raw where branches are made; name a rules file in the config"
+        );
+    }
     let started = Instant::now();
     let ambient = Ambient::system();
     let side = match from_raw {
@@ -72,14 +81,10 @@ pub(super) async fn run(settings: Settings, arguments: ImportArguments) -> anyho
     let origin = origin(side, masked, method, copy)?;
     let progress = Arc::new(Progress::stderr());
     let request = MakeBase { settings, project: project.clone(), origin, catalog, is_raw: raw, ambient, progress };
-    let import = make_base(request);
-    let interrupted = async {
-        tokio::signal::ctrl_c().await.ok();
-    };
-    let (sealed, manifest) = tokio::select! {
-        made = import => made?,
-        () = interrupted => anyhow::bail!("interrupted; nothing was sealed, and the next import clears what is left"),
-    };
+    let made = until_interrupted(make_base(request)).await;
+    let (sealed, manifest) = made.ok_or_else(|| {
+        anyhow::anyhow!("interrupted; nothing was sealed, and the next import goes on or clears what is left")
+    })??;
     let databases: Vec<&str> = manifest
         .cluster
         .databases

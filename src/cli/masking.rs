@@ -1,11 +1,11 @@
 //! `offshoot masking …`: what the rules do to a source, column by column, and a few rows before and after.
 
 use super::import::raw_base;
-use super::{known_project, print, source, table};
+use super::{known_project, print, source, table, until_interrupted};
 use crate::masking::{self, Check, Preview, Rules};
 use crate::model::ProjectName;
 use crate::settings::Settings;
-use crate::sources::{Server, Source};
+use crate::sources::{ImportError, Server, Source, clear_raw_side};
 use anyhow::Context;
 use clap::Subcommand;
 use std::process::ExitCode;
@@ -56,7 +56,8 @@ pub(super) async fn run(settings: Settings, command: MaskingCommand) -> anyhow::
             let check = match from_raw {
                 true => {
                     let base = raw_base(&settings, &project).await?;
-                    base.look(&settings, async |server| masking::check(server, &rules).await).await??
+                    looked_at(&settings, base.look(&settings, async |server| masking::check(server, &rules).await))
+                        .await??
                 }
                 false => masking::check(&server(&settings, &project, from)?, &rules).await?,
             };
@@ -68,13 +69,25 @@ pub(super) async fn run(settings: Settings, command: MaskingCommand) -> anyhow::
             let mut previews = match from_raw {
                 true => {
                     let base = raw_base(&settings, &project).await?;
-                    base.look(&settings, async |server| masking::preview(server, &rules, rows).await).await??
+                    let preview = async |server: &Server| masking::preview(server, &rules, rows).await;
+                    looked_at(&settings, base.look(&settings, preview)).await??
                 }
                 false => masking::preview(&server(&settings, &project, from)?, &rules, rows).await?,
             };
             previews.retain(|preview| table.as_ref().is_none_or(|part| preview.table.contains(part)));
             print_previews(&previews, json)?;
             Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// What a look at a raw base comes to. Nothing of it stays behind, also where a signal ends it.
+async fn looked_at<T>(settings: &Settings, look: impl Future<Output = Result<T, ImportError>>) -> anyhow::Result<T> {
+    match until_interrupted(look).await {
+        Some(looked) => Ok(looked?),
+        None => {
+            clear_raw_side(&settings.server.data_dir).await?;
+            anyhow::bail!("interrupted")
         }
     }
 }

@@ -17,6 +17,7 @@ use std::future::Future;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Writable, isolated, copy-on-write branches of a Postgres, made by connecting to them.
 #[derive(Parser)]
@@ -216,6 +217,21 @@ fn source(settings: &Settings, project: &ProjectName, from: Option<String>) -> a
         None => configured()?,
     };
     Ok(source.context("say where the data comes from, with --from or the project's source")?.parse()?)
+}
+
+/// What `work` comes to; `None` where a signal ends it first.
+async fn until_interrupted<T>(work: impl Future<Output = T>) -> Option<T> {
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        done = work => Some(done),
+        Ok(()) = tokio::signal::ctrl_c() => None,
+        () = terminated => None,
+    }
 }
 
 /// A line to standard output. Whoever reads only the beginning of what there is has seen enough.

@@ -165,7 +165,9 @@ async fn query(session: &mut Connection, statement: &str) -> Result<BytesMut, Ma
 fn mask(copying: &Copying, rows: &[u8]) -> Result<BytesMut, String> {
     let mut out = BytesMut::new();
     let mut masker = RowMasker::new(copying.steps.clone());
-    masker.feed(rows, &mut out).map_err(|e| format!("column {}: {}", copying.columns[e.column], e.error))?;
+    masker
+        .feed(rows, &mut out)
+        .map_err(|e| format!("column {}: {}", copying.columns.get(e.column).map_or("", String::as_str), e.error))?;
     Ok(out)
 }
 

@@ -55,7 +55,7 @@ pub enum MaskingError {
     Fresh { what: String, reason: String },
     #[error("{what}: {source}")]
     Io { what: String, source: std::io::Error },
-    #[error("raw values are left in the masked cluster, or could be; nothing was sealed:\n{}", findings.join("\n"))]
+    #[error("raw values are left in the masked cluster, or could be; nothing was sealed:\n{}\nWhere a column's values say nothing of anybody, name it in unsearched_columns", findings.join("\n"))]
     Findings { findings: Vec<String> },
 }
 

@@ -188,12 +188,16 @@ async fn search(
     let progress = progress.clone();
     let search = move || {
         let canaries: Vec<_> = columns.into_iter().zip(canaries).collect();
-        let wanted = scanning::Wanted::new(&copied, &canaries);
-        let scanned = scanning::scan(&wanted, &control, &copied, threads, &progress)?;
+        let scanned = scanning::scan(&canaries, &control, &copied, threads, &progress)?;
         std::fs::remove_dir_all(&control).map_err(MaskingError::io("cannot remove the control cluster"))?;
         Ok((copied, scanned))
     };
     tokio::task::spawn_blocking(search).await.expect("searching does not panic")
+}
+
+/// Whether the masking key is there and can be used.
+pub fn check_key(rules: &Rules) -> Result<(), MaskingError> {
+    read_key(rules).map(drop)
 }
 
 /// The masking key, from where the rules say that it is.

@@ -32,7 +32,7 @@ mod value;
 
 pub use check::{Check, CheckedColumn, Preview, check, preview};
 pub use error::MaskingError;
-pub use import::{CopyImport, RawSide};
+pub use import::{CopyImport, RawSide, check_key};
 pub use plan::Problem;
 pub use policy::policies;
 pub use rules::Rules;

@@ -29,10 +29,10 @@ pub(super) use fresh::{Fresh, set_for_copy};
 pub(super) use record::{MadeBy, Ticket};
 
 use super::MaskingError;
-use super::catalog::{DatabaseCatalog, field};
+use super::catalog::{DatabaseCatalog, Table, field};
 use super::literals::Literals;
 use super::masks::MaskingKey;
-use super::plan::{DatabasePlan, Problem};
+use super::plan::{DatabasePlan, Problem, TablePlan};
 use super::report::FormerReport;
 use super::rules::{LargeObjects, Rules};
 use super::sample::Sample;
@@ -86,6 +86,8 @@ pub(super) struct Copied {
     /// Those of them that masks have written, too.
     pub coincidences: HashSet<String>,
     pub literals: Arc<Literals>,
+    /// Columns that the rules excuse from the search.
+    pub unsearched_columns: BTreeSet<String>,
     installation: Installation,
     shape: Shape,
     settings: ComputeSettings,
@@ -133,6 +135,13 @@ pub(super) async fn plan(
         let (name, seen) = (field(exported.first(), 0), field(exported.first(), 1));
         snapshots.push(Snapshot { session, name, seen, plan: Arc::new(plan) });
     }
+    let is_unknown = |name: &&String| !keys.samples.iter().any(|(column, _)| column == *name);
+    problems.extend(rules.unsearched_columns.iter().filter(is_unknown).map(|name| Problem {
+        database: "*".to_owned(),
+        object: name.clone(),
+        what:
+            "unsearched_columns names it, and no masked column is called so (database.schema.table.column)".to_owned(),
+    }));
     let literals = Arc::new(literals);
     for (column, sample) in &keys.samples {
         sample.watch(literals.clone(), column);
@@ -176,6 +185,7 @@ pub(super) async fn copy(copy: Copy) -> Result<Copied, MaskingError> {
     // Without rules no mask is made, and no key is used.
     let key = copy.key.clone().map_or_else(|| MaskingKey::new(&[0; 32]), Ok)?;
     let mut keys = Keys::new(key);
+    let identity = record::identity(&mut session).await;
     let (snapshots, mut problems, literals) = plan(&copy.source, &names, &copy.rules, &mut keys).await?;
     for (former, snapshot) in
         copy.former.iter().flat_map(|former| snapshots.iter().map(move |snapshot| (former, snapshot)))
@@ -185,7 +195,7 @@ pub(super) async fn copy(copy: Copy) -> Result<Copied, MaskingError> {
     if !problems.is_empty() {
         return Err(MaskingError::Plan { problems });
     }
-    let ticket = ticket(&copy, &mut session, &snapshots).await;
+    let ticket = ticket(&copy, &mut session, identity, &snapshots).await;
     drop(session);
     let record = Record::open(&copy.record, ticket.as_ref());
     let mut fresh =
@@ -201,6 +211,9 @@ pub(super) async fn copy(copy: Copy) -> Result<Copied, MaskingError> {
         }
     }
     fresh.start().await?;
+    if record.is_some() {
+        relations::remove_orphans(&fresh, &names).await?;
+    }
     let filled = fill(&copy, &fresh, &globals, snapshots, &literals, &mut keys, (ticket, record)).await?;
     fresh.stop().await?;
     let Filled { databases, relations, joined_rows, coincidences, settings_left_out } = filled;
@@ -213,6 +226,7 @@ pub(super) async fn copy(copy: Copy) -> Result<Copied, MaskingError> {
         samples,
         coincidences,
         literals,
+        unsearched_columns: copy.rules.unsearched_columns,
         installation,
         shape,
         settings,
@@ -222,10 +236,28 @@ pub(super) async fn copy(copy: Copy) -> Result<Copied, MaskingError> {
 }
 
 /// Which copy this is; `None` where nobody could go on with it.
-async fn ticket(copy: &Copy, session: &mut Connection, snapshots: &[Snapshot]) -> Option<Ticket> {
+async fn ticket(
+    copy: &Copy,
+    session: &mut Connection,
+    before: Option<String>,
+    snapshots: &[Snapshot],
+) -> Option<Ticket> {
+    // Rows that were added to others' cannot be taken away again, and a condition may be another one later.
+    let is_repeatable = |plan: &TablePlan, table: &Table| {
+        plan.through.is_none() && plan.filter.is_none() && table.extension_condition.is_none()
+    };
+    let is_all = |plan: &DatabasePlan| plan.tables.iter().all(|table| is_repeatable(table, plan.table(table)));
+    if !snapshots.iter().all(|snapshot| is_all(&snapshot.plan)) {
+        return None;
+    }
     let of = |snapshot: &Snapshot| (snapshot.plan.catalog.name.clone(), snapshot.seen.clone());
     let seen = snapshots.iter().map(of).collect();
-    let state = SourceState::read(session, copy.unchanging.clone(), seen).await?;
+    // What a standby replays meanwhile is in no snapshot's numbers.
+    let identity = match &copy.unchanging {
+        Some(name) => name.clone(),
+        None => record::identity(session).await.filter(|now| before.as_ref() == Some(now))?,
+    };
+    let state = SourceState::new(identity, seen);
     let catalogs =
         snapshots.iter().map(|snapshot| (snapshot.plan.catalog.name.clone(), snapshot.plan.catalog.fingerprint()));
     Some(Ticket::new(copy.made_by.clone(), state, catalogs.collect()))
@@ -321,9 +353,10 @@ async fn fill(
     if !findings.is_empty() {
         return Err(MaskingError::Findings { findings });
     }
-    let doubtful = if is_masked { coincidences::doubtful(&keys.samples) } else { BTreeSet::new() };
+    keys.samples.iter().for_each(|(_, sample)| sample.freeze());
+    let (sampled, mut coincidences) = coincidences::sampled(keys);
     let (mut databases, mut relations) = (Vec::new(), Relations::default());
-    let (mut joined_rows, mut coincidences) = (0, HashSet::new());
+    let mut joined_rows = 0;
     for ((mut snapshot, rows), schema) in snapshots.into_iter().zip(rows).zip(&schemas) {
         let plan = &snapshot.plan;
         copy.progress.wait_for(&format!("building keys and indexes of {}", plan.catalog.name));
@@ -344,7 +377,7 @@ async fn fill(
         connection.query("VACUUM (FREEZE, ANALYZE)").await?;
         if is_masked {
             joined_rows += rejoin::rejoin(plan, &mut snapshot.session, &mut connection).await?;
-            coincidences.extend(coincidences::find(plan, &doubtful, &mut connection).await?);
+            coincidences.extend(coincidences::find(plan, &sampled, &mut connection).await?);
         }
         relations.add(plan, &mut connection).await?;
         databases.push(CopiedDatabase { plan: snapshot.plan, rows });

@@ -12,6 +12,7 @@ mod assign;
 mod fitness;
 mod steps;
 
+pub(super) use fitness::repertoire;
 pub(super) use steps::{Copying, expressions};
 
 use super::catalog::{Column, DatabaseCatalog, Oid, Sequence, Table};

@@ -145,10 +145,10 @@ impl RowMasker {
             }
             Some(Step::Template(..)) if self.held == NULL => out.extend_from_slice(NULL),
             Some(Step::Template(parts, sample)) if !self.held.is_empty() => {
-                self.look(sample, Telling::Perhaps)?;
+                self.look(sample, Telling::Perhaps);
                 self.fill(parts, out);
             }
-            Some(Step::Look(sample, telling)) if self.held != NULL => self.look(sample, *telling)?,
+            Some(Step::Look(sample, telling)) if self.held != NULL => self.look(sample, *telling),
             _ => {}
         }
         self.held.clear();
@@ -175,12 +175,11 @@ impl RowMasker {
         }
     }
 
-    /// Shows `sample` the raw value that is held.
-    fn look(&mut self, sample: &Sample, telling: Telling) -> Result<(), RowError> {
-        let outcome = unescape(&self.held, &mut self.raw);
-        outcome.map_err(|error| self.failed(self.at, error))?;
-        sample.offer(&self.raw, |_| telling);
-        Ok(())
+    /// Shows `sample` the raw value that is held. One that is no text is none that comes along, either.
+    fn look(&mut self, sample: &Sample, telling: Telling) {
+        if unescape(&self.held, &mut self.raw).is_ok() {
+            sample.offer(&self.raw, |_| telling);
+        }
     }
 
     fn fill(&self, parts: &[Part], out: &mut BytesMut) {

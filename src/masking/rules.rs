@@ -35,6 +35,8 @@ pub struct Rules {
     pub(super) keep_settings: BTreeSet<String>,
     /// Objects whose literals somebody has looked at, as `pg_describe_object` names them.
     pub(super) allow_literals: BTreeSet<String>,
+    /// Columns whose raw values may be met elsewhere, as `database.schema.table.column`.
+    pub(super) unsearched_columns: BTreeSet<String>,
     pub(super) patterns: Vec<Pattern>,
     pub(super) databases: BTreeMap<String, DatabaseRules>,
 }
@@ -136,6 +138,7 @@ impl Rules {
             comments: Kept::Keep,
             keep_settings: BTreeSet::new(),
             allow_literals: BTreeSet::new(),
+            unsearched_columns: BTreeSet::new(),
             patterns: Vec::new(),
             databases: BTreeMap::new(),
         }
@@ -175,6 +178,7 @@ impl Rules {
             comments: file.comments,
             keep_settings: file.keep_settings,
             allow_literals: file.allow_literals,
+            unsearched_columns: file.unsearched_columns,
             patterns,
             databases: databases.collect::<Result<_, _>>()?,
         })
@@ -234,6 +238,8 @@ struct RulesFile {
     keep_settings: BTreeSet<String>,
     #[serde(default)]
     allow_literals: BTreeSet<String>,
+    #[serde(default)]
+    unsearched_columns: BTreeSet<String>,
     #[serde(default)]
     domain: BTreeMap<String, Table>,
     #[serde(default)]

@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 /// Findings that an error lists.
 const SHOWN: usize = 40;
+/// Why nothing of a column is searched for, in the report.
+const EXCUSED: &str = "the rules say not to (unsearched_columns)";
 
 /// What was searched, and found clean.
 pub(super) struct Scanned {
@@ -37,8 +39,8 @@ pub(super) struct Searched {
 /// What to search for.
 pub(super) struct Wanted {
     patterns: Arc<Patterns>,
-    /// By label: the column a value is of.
-    columns: Vec<String>,
+    /// By label: the column a value is of, and the value; of a canary none.
+    columns: Vec<(String, Option<Box<str>>)>,
     /// Labels of canaries.
     canaries: BTreeSet<LabelId>,
     /// By column.
@@ -56,8 +58,8 @@ pub(super) fn canaries(samples: &[(String, Arc<Sample>)], entropy: &Entropy) -> 
 
 impl Wanted {
     /// Canaries, and what was kept of raw values, but for those that say nothing where they are met: masks have written them, or somebody has looked
-    /// at the definitions that quote them.
-    pub(super) fn new(copied: &Copied, canaries: &[(String, Canary)]) -> Wanted {
+    /// at the definitions that quote them, or `everywhere` lists them: a cluster has them that nobody copied anything into.
+    pub(super) fn new(copied: &Copied, canaries: &[(String, Canary)], everywhere: &BTreeSet<Box<str>>) -> Wanted {
         let mut builder = PatternsBuilder::new();
         let mut wanted = Wanted {
             patterns: Arc::new(PatternsBuilder::new().build()),
@@ -66,19 +68,25 @@ impl Wanted {
             searched: BTreeMap::new(),
         };
         for (column, canary) in canaries {
-            let label = wanted.label(column);
+            let label = wanted.label(column, None);
             if let Added::Taken { .. } = builder.add(label, canary.kind, &canary.value) {
                 wanted.canaries.insert(label);
             }
         }
         for (column, sample) in &copied.samples {
-            let label = wanted.label(column);
+            let is_excused = copied.unsearched_columns.contains(column);
             let mut values = 0;
-            for raw in sample.values().iter().filter(|raw| !raw.is_coincidence(&copied.coincidences)) {
-                let Some(kind) = sample.kind.filter(|_| !copied.literals.is_allowed(&raw.text)) else { continue };
+            for raw in sample.values() {
+                let is_known = raw.is_coincidence(&copied.coincidences) || everywhere.contains(&raw.text);
+                let Some(kind) = sample.kind else { continue };
+                if is_excused || is_known || copied.literals.is_allowed(&raw.text) {
+                    continue;
+                }
+                let label = wanted.label(column, Some(raw.text.clone()));
                 values += u64::from(matches!(builder.add(label, kind, &raw.text), Added::Taken { .. }));
             }
-            wanted.searched.entry(column.clone()).or_default().add(values, sample.unsearched(&copied.coincidences));
+            let because = if is_excused { Some(EXCUSED) } else { sample.unsearched(&copied.coincidences) };
+            wanted.searched.entry(column.clone()).or_default().add(values, because);
         }
         wanted.patterns = Arc::new(builder.build());
         wanted
@@ -88,24 +96,26 @@ impl Wanted {
         self.searched.values().map(|searched| searched.values).sum()
     }
 
-    fn label(&mut self, column: &str) -> LabelId {
-        self.columns.push(column.to_owned());
+    fn label(&mut self, column: &str, value: Option<Box<str>>) -> LabelId {
+        self.columns.push((column.to_owned(), value));
         LabelId(self.columns.len() as u32 - 1)
     }
 
     fn column(&self, label: LabelId) -> &str {
-        self.columns.get(label.0 as usize).map_or("", String::as_str)
+        self.columns.get(label.0 as usize).map_or("", |(column, _)| column)
     }
 }
 
 /// Searches the control cluster and then the masked one. Blocks.
 pub(super) fn scan(
-    wanted: &Wanted,
+    canaries: &[(String, Canary)],
     control: &Path,
     copied: &Copied,
     threads: usize,
     progress: &Progress,
 ) -> Result<Scanned, MaskingError> {
+    let all = Wanted::new(copied, canaries, &BTreeSet::new());
+    let wanted = &all;
     let scan = Scan { patterns: wanted.patterns.clone(), threads };
     let failed = |e: super::scan::ScanError| MaskingError::Findings { findings: vec![e.to_string()] };
     progress.wait_for("trying the search for raw values on canaries");
@@ -120,6 +130,11 @@ pub(super) fn scan(
         let finding = |column: &str| format!("the scan does not find the canary that stands for {column}");
         return Err(MaskingError::Findings { findings: missed.into_iter().map(finding).collect() });
     }
+    // Words of Postgres's own catalogs and files.
+    let value = |label: &LabelId| all.columns.get(label.0 as usize).and_then(|(_, value)| value.clone());
+    let everywhere: BTreeSet<Box<str>> = tried.labels.iter().filter_map(value).collect();
+    let wanted = &Wanted::new(copied, canaries, &everywhere);
+    let scan = Scan { patterns: wanted.patterns.clone(), threads };
     progress.begin("searching", bytes_below(&copied.data_dir));
     let result = scan.run(&copied.data_dir, &|file| copied.relations.is_copied(file)).map_err(failed)?;
     progress.advance(result.bytes);

@@ -98,6 +98,8 @@ pub(super) struct Keys {
     domains: HashMap<String, DomainKey>,
     /// With the column each is of, `database.schema.table.column`.
     pub samples: Vec<(String, Arc<Sample>)>,
+    /// One of each kind of mask that writes words from lists.
+    pub writers: HashMap<String, Arc<Leaf>>,
     /// The column that masks are being made for.
     pub column: String,
     /// It refers to a key.
@@ -108,8 +110,8 @@ pub(super) struct Keys {
 
 impl Keys {
     pub(super) fn new(master: MaskingKey) -> Keys {
-        let (domains, samples, column) = Default::default();
-        Keys { master, domains, samples, column, is_reference: false, is_within: false }
+        let (domains, samples, writers, column) = Default::default();
+        Keys { master, domains, samples, writers, column, is_reference: false, is_within: false }
     }
 
     /// For raw values of a type.
@@ -227,7 +229,11 @@ impl Transform {
                 let masker = Masker::new(spec, &value_type, &keys.domain(domain)).map_err(|e| e.to_string())?;
                 let sample = keys.sample(Some(ty));
                 let (is_padded, folds_case) = (ty.name == "bpchar", ty.name == "citext");
-                Transform::Mask(Arc::new(Leaf { masker, is_padded, folds_case, sample }))
+                let leaf = Arc::new(Leaf { masker, is_padded, folds_case, sample });
+                if spec.writes_words() {
+                    keys.writers.entry(format!("{spec:?}")).or_insert_with(|| leaf.clone());
+                }
+                Transform::Mask(leaf)
             }
         })
     }
@@ -284,9 +290,9 @@ impl Transform {
         }
     }
 
-    /// What it writes may be another raw value by chance.
-    pub(super) fn writes_coincidences(&self) -> bool {
-        matches!(self, Transform::Mask(leaf) if leaf.masker.writes_coincidences())
+    /// It is a mask of whole values.
+    pub(super) fn is_mask(&self) -> bool {
+        matches!(self, Transform::Mask(_))
     }
 
     /// No output is its input, but for NULL and the empty string.

@@ -106,6 +106,20 @@ fn explain(message: &str) -> String {
     }
 }
 
+/// A store's URL without `.`, `..` and empty parts, with a slash at its end.
+fn plain(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let mut parts: Vec<&str> = Vec::new();
+    for part in rest.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    format!("{}://{}/", scheme.to_lowercase(), parts.join("/"))
+}
+
 /// Shorter, and the store is asked more often than it answers.
 const LEAST_LEASE: Duration = Duration::from_secs(1);
 
@@ -158,9 +172,7 @@ fn validate(settings: &mut Settings, environment: &BTreeMap<String, String>) -> 
         }
     }
     // Who may read the one could read the other.
-    let is_within = |raw: &str, store: &str| {
-        format!("{}/", raw.trim_end_matches('/')).starts_with(&format!("{}/", store.trim_end_matches('/')))
-    };
+    let is_within = |raw: &str, store: &str| plain(raw).starts_with(&plain(store));
     if let Some(raw) = settings.raw_store.as_ref().filter(|raw| is_within(&raw.url, &settings.store.url)) {
         return Err(format!(
             "raw_store.url, {}, is within store.url, {}: nodes that serve would need credentials for raw bases; put them beside each other",
@@ -244,7 +256,8 @@ mod tests {
         let raw = |url: &str| with(LEAST, &[("OFFSHOOT_STORE_URL", "s3://b/main/"), ("OFFSHOOT_RAW_STORE_URL", url)]);
         assert_eq!(raw("s3://b/raw").expect("valid").raw_store.expect("set").url, "s3://b/raw");
         assert!(raw("s3://b/main-raw").is_ok());
-        for url in ["s3://b/main", "s3://b/main/raw", "s3://b/main/"] {
+        for url in ["s3://b/main", "s3://b/main/raw", "s3://b/main/", "s3://b//main/./raw", "S3://b/other/../main/raw"]
+        {
             assert!(raw(url).expect_err("refused").contains("beside each other"), "{url}");
         }
     }

@@ -177,6 +177,25 @@ impl ImportError {
     }
 }
 
+impl ImportError {
+    /// It says nothing of what was copied: the source may be back later.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::CutOff { .. }
+                | Self::Unreachable { .. }
+                | Self::ConnectTimeout { .. }
+                | Self::NotReady { .. }
+                | Self::TooManyConnections { .. }
+                | Self::NoPassword { .. }
+                | Self::WrongPassword { .. }
+                | Self::Disconnected { .. }
+                | Self::Stalled { .. }
+                | Self::Compute(_)
+        )
+    }
+}
+
 impl From<WriteError> for ImportError {
     fn from(error: WriteError) -> ImportError {
         match error {

@@ -78,6 +78,9 @@ pub async fn make_base(request: MakeBase) -> Result<(SealedBase, BaseManifest), 
     let wanted = settings.server.data_dir.clone();
     let folder =
         blocking(move || place::prepare(&wanted, identity)).await?.join(if is_raw { "import-raw" } else { "import" });
+    if !is_raw {
+        clear_raw_side(&settings.server.data_dir).await?;
+    }
     let goes_on = |path: &Path| matches!(&origin, Origin::Made(prepare) if prepare.resumes(path));
     let (base, scratch) = match clear_killed(&catalog, &folder, Some((&project, &goes_on))).await? {
         Some(found) => found,
@@ -94,8 +97,8 @@ pub async fn make_base(request: MakeBase) -> Result<(SealedBase, BaseManifest), 
         // Why it failed matters more than what stays behind.
         let _ = remove_base(&catalog, &project, &base).await;
     }
-    match made {
-        Err(ImportError::CutOff { .. }) => drop(scratch.halt().await?),
+    match &made {
+        Err(error) if error.may_pass() && scratch.path().join(RESUMABLE).exists() => drop(scratch.halt().await?),
         _ => scratch.remove().await?,
     }
     made
@@ -164,7 +167,26 @@ type GoesOn<'a> = dyn Fn(&Path) -> bool + Sync + 'a;
 
 /// Removes what imports that were killed left on the node with this data directory and in the store; one that goes on is left alone.
 pub async fn clear_killed_imports(catalog: &Catalog, data_dir: &Path) -> Result<(), ImportError> {
+    clear_raw_side(data_dir).await?;
     clear_killed(catalog, &data_dir.join("import"), None).await.map(drop)
+}
+
+/// Ends what still runs of killed imports to the raw store, and removes their files and those of looks at raw bases. What the former have put
+/// into the raw store is the next one's to remove: nobody else may know that store.
+pub async fn clear_raw_side(data_dir: &Path) -> Result<(), ImportError> {
+    let folder = data_dir.join("import-raw");
+    let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(()) };
+    for entry in entries.flatten() {
+        let Some(scratch) = Scratch::of_killed(entry.path())? else { continue };
+        let note = std::fs::read(entry.path().join("project")).ok();
+        scratch.remove().await?;
+        if let Some(note) = note {
+            let made = Scratch::make(entry.path())?;
+            let path = made.path().join("project");
+            std::fs::write(&path, note).map_err(|source| ImportError::Scratch { path, source })?;
+        }
+    }
+    Ok(())
 }
 
 /// As above. For an import of a project, which goes on with some: the first of these is left, and returned.

@@ -2,22 +2,29 @@
 //!
 //! The base is read through a cache of bounded size, and what the compute changes goes when it does.
 
+use super::make_base::clear_raw_side;
 use super::scratch::Scratch;
 use super::{ImportError, Server};
 use crate::branch::awake::{Awake, Ground, blocking};
 use crate::branch::boot;
 use crate::branch::place::{self, Place};
 use crate::compute::{Identity, installation};
-use crate::model::{BaseManifest, ProjectName};
+use crate::model::{BaseId, BaseManifest, Entropy, ProjectName};
 use crate::pageserver::PageCache;
 use crate::settings::{CacheSettings, ComputeSettings, Settings};
 use crate::store::Catalog;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Settings of the private compute: it is thrown away, so nothing needs to survive, and nothing may run in it by itself.
-const PRIVATE: [(&str, &str); 4] =
-    [("autovacuum", "off"), ("fsync", "off"), ("synchronous_commit", "off"), ("wal_level", "minimal")];
+/// Settings of the private compute: nothing may run in it by itself, or say what it holds.
+const PRIVATE: [(&str, &str); 6] = [
+    ("autovacuum", "off"),
+    ("log_min_error_statement", "panic"),
+    ("log_min_messages", "fatal"),
+    ("max_worker_processes", "0"),
+    ("synchronous_commit", "off"),
+    ("wal_level", "minimal"),
+];
 
 /// A base whose rows are to be read.
 pub struct RawBase {
@@ -72,7 +79,8 @@ impl RawBase {
     pub async fn look<T>(&self, settings: &Settings, work: impl AsyncFnOnce(&Server) -> T) -> Result<T, ImportError> {
         let (wanted, identity) = (settings.server.data_dir.clone(), Identity::resolve(&settings.compute)?);
         let folder = blocking(move || place::prepare(&wanted, identity)).await?.join("import-raw");
-        let scratch = Scratch::make(folder.join(format!("look-{}", self.manifest.id)))?;
+        clear_raw_side(&settings.server.data_dir).await?;
+        let scratch = Scratch::make(folder.join(format!("look-{}", BaseId::random(&Entropy::system()))))?;
         let looked = match self.start(&settings.compute, scratch.path()).await {
             Ok(running) => {
                 let looked = work(running.server()).await;

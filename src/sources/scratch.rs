@@ -14,6 +14,13 @@ use std::path::{Path, PathBuf};
 /// Places of private computes in it.
 const MOUNTS: [&str; 3] = ["start/mnt", "rehearsal/mnt", "raw/mnt"];
 
+/// What of it holds raw pages of a source, and is of no use to another import.
+const RAW: [&str; 2] = ["raw", "raw-cache"];
+
+fn unless_gone(removed: std::io::Result<()>) -> std::io::Result<()> {
+    removed.or_else(|e| if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
+}
+
 /// A folder of one import, until [`Scratch::remove`].
 pub(super) struct Scratch {
     path: PathBuf,
@@ -45,13 +52,24 @@ impl Scratch {
         &self.path
     }
 
-    /// Ends what works in it; its files stay.
+    /// Ends what works in it. Its files stay, but for raw ones.
     pub(super) async fn halt(self) -> Result<Scratch, ImportError> {
         let reaped = compute::reap_orphans(&self.path).await;
         reaped.map_err(|e| ImportError::read(&self.path, e))?;
         let path = self.path.clone();
-        let detach = move || filesystem::detach_stale(&path).map_err(LifecycleError::io("cannot read the mount table"));
-        blocking(detach).await?;
+        blocking(move || {
+            filesystem::detach_stale(&path).map_err(LifecycleError::io("cannot read the mount table"))?;
+            let failed = || LifecycleError::io(format!("cannot remove what is in {}", path.display()));
+            // As in Place::remove: never through a mount.
+            for mount in MOUNTS {
+                unless_gone(std::fs::remove_dir(path.join(mount))).map_err(failed())?;
+            }
+            for raw in RAW {
+                unless_gone(std::fs::remove_dir_all(path.join(raw))).map_err(failed())?;
+            }
+            Ok(())
+        })
+        .await?;
         Ok(self)
     }
 
@@ -59,22 +77,8 @@ impl Scratch {
     pub(super) async fn remove(self) -> Result<(), ImportError> {
         let halted = self.halt().await?;
         let path = halted.path.clone();
-        blocking(move || {
-            // As in Place::remove: never through a mount.
-            for mount in MOUNTS {
-                match std::fs::remove_dir(path.join(mount)) {
-                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(LifecycleError::Io {
-                            what: format!("cannot remove {}", path.display()),
-                            source: e,
-                        });
-                    }
-                    _ => {}
-                }
-            }
-            std::fs::remove_dir_all(&path).map_err(LifecycleError::io(format!("cannot remove {}", path.display())))
-        })
-        .await?;
+        let failed = LifecycleError::io(format!("cannot remove {}", path.display()));
+        blocking(move || std::fs::remove_dir_all(&path).map_err(failed)).await?;
         drop(halted);
         Ok(())
     }

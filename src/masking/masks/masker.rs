@@ -219,11 +219,6 @@ impl Masker {
         }
     }
 
-    /// Whether a value that it writes may be [`Telling::Perhaps`] as the mask of another one.
-    pub fn writes_coincidences(&self) -> bool {
-        !matches!(self.coincidence, Coincidence::OfMask)
-    }
-
     /// Appends the mask of `value`, the text form of what is not NULL, to `out`. The empty string stays empty. On an error `out` is as it was.
     pub fn apply(&self, value: &str, out: &mut String) -> Result<(), MaskError> {
         if value.is_empty() {

@@ -111,6 +111,19 @@ pub enum MaskSpec {
 }
 
 impl MaskSpec {
+    /// What it writes are words that people may have as values.
+    pub fn writes_words(&self) -> bool {
+        matches!(
+            self,
+            MaskSpec::Name { .. }
+                | MaskSpec::FirstName { .. }
+                | MaskSpec::LastName { .. }
+                | MaskSpec::Company { .. }
+                | MaskSpec::Street { .. }
+                | MaskSpec::City { .. }
+        )
+    }
+
     /// The mask `name` with its defaults; `None` where there is no such mask, or it needs parameters.
     pub fn simple(name: &str) -> Option<MaskSpec> {
         let locale = Locale::default();

@@ -13,7 +13,7 @@ use crate::masking::rules::Rows;
 use crate::masking::value::Keys;
 use crate::model::fault::{self, FaultPoint};
 use crate::sources::{Connection, Purpose};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
 
@@ -77,6 +77,8 @@ pub(super) async fn load(
     if record.len() == 0 && copy.key.is_some() {
         copy.progress.wait_for("trying the masks on some rows of each table");
         work.try_out().await?;
+        // The same rows come once more.
+        keys.samples.iter().for_each(|(_, sample)| sample.clear());
     }
     copy.progress.begin_rows("copying rows", total as u64);
     let streams = (0..copy.streams.max(1)).map(|_| work.stream());
@@ -171,17 +173,19 @@ impl Work<'_> {
     /// Tries what is done to each table on some of its rows. All that is wrong with them is one error.
     async fn try_out(&self) -> Result<(), MaskingError> {
         let loads = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
-        let (mut problems, mut open) = (Vec::new(), None);
+        let (mut problems, mut open, mut roots) = (Vec::new(), None, BTreeSet::new());
         for load in &loads {
             let (plan, _) = &self.databases[load.database];
-            let fresh = self.session(&mut open, load.database).await?;
             let table_plan = &plan.tables[load.table];
-            let one = TableCopy {
-                database: &plan.catalog.name,
-                table: plan.table(table_plan),
-                plan: table_plan,
-                copying: &load.copying,
-            };
+            let table = plan.table(table_plan);
+            // An extension's tables may refer to each other already. Of partitions whose rows are routed one is enough: each is tried in all of them.
+            let is_tried = table.extension_condition.is_none()
+                && table_plan.through.is_none_or(|root| roots.insert((load.database, root)));
+            if !is_tried {
+                continue;
+            }
+            let fresh = self.session(&mut open, load.database).await?;
+            let one = TableCopy { database: &plan.catalog.name, table, plan: table_plan, copying: &load.copying };
             let mut sources = self.idle(load.database, 1).await?;
             let rewrite = Rewrite::of(plan, table_plan, fresh).await?;
             match one.try_out(&mut sources, fresh, rewrite.statement).await {
@@ -204,6 +208,10 @@ impl Work<'_> {
             }
         }
         *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = loads;
+        let findings = self.literals.findings();
+        if problems.is_empty() && !findings.is_empty() {
+            return Err(MaskingError::Findings { findings });
+        }
         if problems.is_empty() { Ok(()) } else { Err(MaskingError::Plan { problems }) }
     }
 

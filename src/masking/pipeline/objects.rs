@@ -19,6 +19,14 @@ pub(super) async fn set_sequences(plan: &DatabasePlan, fresh: &mut Connection) -
             None => (sequence.state.last_value, sequence.state.is_called),
         };
         let name = literal(&quoted(&sequence.schema, &sequence.name));
+        let from = quoted(&sequence.schema, &sequence.name);
+        // Columns under `default` have used it.
+        let used = fresh.query(&format!("SELECT last_value FROM {from} WHERE is_called")).await?;
+        let used: Option<i64> = field(used.first(), 0).parse().ok();
+        let (value, is_called) = match used.filter(|used| *used > value) {
+            Some(used) => (used, true),
+            None => (value, is_called),
+        };
         fresh.query(&format!("SELECT setval({name}, {value}, {is_called})")).await?;
     }
     Ok(())

@@ -7,6 +7,8 @@
 //! It is there from when all databases have their schema until all have their rows: what comes then is done anew as a whole. Tables that are done were read
 //! in a snapshot that is gone, so the rest may only be added while the source is what it was: not one transaction may have
 //! written since ([`SourceState`]). A busy production server never stays so; a standby whose replay is paused does, and raw bases and dumps always.
+//! Where rows of one table are added to another's (partitions that masked keys route, extensions' own tables), nothing is recorded: they could not be loaded
+//! twice.
 
 use crate::masking::MaskingError;
 use crate::masking::catalog::field;
@@ -39,7 +41,7 @@ pub(in crate::masking) struct MadeBy {
 /// What a source consists of, as far as a number can say.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::masking) struct SourceState {
-    /// A server's system identifier, or the name of what does not change.
+    /// A server's ([`identity`]), or the name of what does not change.
     identity: String,
     /// By database: transactions that its snapshot sees (`pg_current_snapshot`). Where nothing has written, it is the same.
     snapshots: BTreeMap<String, String>,
@@ -61,18 +63,19 @@ pub(in crate::masking) struct Record {
 }
 
 impl SourceState {
-    /// Of the server that `session` is connected to, or of `unchanging`. `None` where the server does not tell who it is.
-    pub(super) async fn read(
-        session: &mut Connection,
-        unchanging: Option<String>,
-        snapshots: BTreeMap<String, String>,
-    ) -> Option<SourceState> {
-        if let Some(identity) = unchanging {
-            return Some(SourceState { identity, snapshots: BTreeMap::new() });
-        }
-        let rows = session.query("SELECT system_identifier FROM pg_control_system()").await.ok()?;
-        Some(SourceState { identity: field(rows.first(), 0), snapshots })
+    pub(super) fn new(identity: String, snapshots: BTreeMap<String, String>) -> SourceState {
+        SourceState { identity, snapshots }
     }
+}
+
+/// Which server `session` is connected to, and how far it has replayed another one's WAL: a standby's snapshots do not tell. `None` where it
+/// does not say.
+pub(super) async fn identity(session: &mut Connection) -> Option<String> {
+    let statement =
+        "SELECT concat_ws(' ', s.system_identifier, c.timeline_id, CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() END)
+                     FROM pg_control_system() s, pg_control_checkpoint() c";
+    let rows = session.query(statement).await.ok()?;
+    Some(field(rows.first(), 0))
 }
 
 impl Ticket {
@@ -147,7 +150,9 @@ impl Record {
         if self.file.is_none() {
             return Ok(());
         }
-        std::fs::remove_file(&self.path).map_err(MaskingError::io(format!("cannot remove {}", self.path.display())))
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        let removed = std::fs::remove_file(&self.path).and_then(|()| File::open(folder)?.sync_all());
+        removed.map_err(MaskingError::io(format!("cannot remove {}", self.path.display())))
     }
 }
 

@@ -102,12 +102,8 @@ impl TableCopy<'_> {
     ) -> Result<(), MaskingError> {
         // In files that this transaction makes: nothing of it is left.
         let whole = if self.plan.through.is_some() { "" } else { "ONLY " };
-        fresh.query(&format!("BEGIN; TRUNCATE {whole}{}", self.copying.into())).await?;
+        fresh.query(&format!("BEGIN; TRUNCATE {whole}{}", self.copying.target())).await?;
         let tried = self.try_some(sources, fresh, then).await;
-        if matches!(&tried, Err(MaskingError::Value { .. } | MaskingError::SourceRefused { .. })) {
-            // The COPY is still under way.
-            fresh.end_copy_in().await?.ok();
-        }
         fresh.query("ROLLBACK").await?;
         tried
     }
@@ -119,8 +115,11 @@ impl TableCopy<'_> {
         then: Option<String>,
     ) -> Result<(), MaskingError> {
         fresh.begin_copy_in(&self.copying.write(false)).await?;
-        self.feed(vec![self.copying.look(self.table.pages, Some(TRIED))], sources, fresh, |_| ()).await?;
-        fresh.end_copy_in().await?.map_err(|message| self.refused(&message))?;
+        let fed = self.feed(vec![self.copying.look(self.table.pages, Some(TRIED))], sources, fresh, |_| ()).await;
+        // Whatever became of the rows, the COPY has to end before anything else is said.
+        let taken = fresh.end_copy_in().await;
+        fed?;
+        taken?.map_err(|message| self.refused(&message))?;
         if let Some(then) = then {
             fresh.try_query(&then).await?.map_err(|message| self.refused(&message))?;
         }

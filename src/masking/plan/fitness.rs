@@ -86,7 +86,7 @@ fn check_column(plan: &DatabasePlan, table: &Table, of: &TablePlan, column: &Col
 }
 
 /// The last of the characters of which an encoding surely has all.
-fn repertoire(encoding: &str) -> char {
+pub(in crate::masking) fn repertoire(encoding: &str) -> char {
     match encoding {
         "UTF8" | "SQL_ASCII" => char::MAX,
         "LATIN1" => '\u{ff}',

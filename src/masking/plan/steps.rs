@@ -15,6 +15,8 @@ const LOOKED_AT: usize = 2000;
 
 /// Pages of a table that is looked at and not copied.
 const LOOKED_AT_PAGES: u64 = 4096;
+/// Of one whose masks are tried.
+const TRIED_PAGES: u64 = 64;
 
 /// How one table is copied.
 pub(in crate::masking) struct Copying {
@@ -163,14 +165,16 @@ impl Copying {
     }
 
     /// The table that rows are written to, as SQL names it.
-    pub(in crate::masking) fn into(&self) -> &str {
+    pub(in crate::masking) fn target(&self) -> &str {
         &self.into
     }
 
     /// `COPY … TO STDOUT` of some of the raw rows of a table with so many pages, of all of them or the first so many.
     pub(in crate::masking) fn look(&self, pages: u64, rows: Option<usize>) -> String {
         let limit = rows.map(|rows| format!(" LIMIT {rows}")).unwrap_or_default();
-        let percent = (100.0 * LOOKED_AT_PAGES as f64 / pages.max(1) as f64).min(100.0);
+        // A few rows of pages from everywhere, rather than all of the first ones.
+        let wanted = if rows.is_some() { TRIED_PAGES } else { LOOKED_AT_PAGES };
+        let percent = (100.0 * wanted as f64 / pages.max(1) as f64).min(100.0);
         let filter = self.condition.as_ref().map(|condition| format!(" WHERE {condition}")).unwrap_or_default();
         format!(
             "COPY (SELECT {} FROM ONLY {} TABLESAMPLE SYSTEM ({percent}) REPEATABLE (0){filter}{limit}) TO STDOUT",
