@@ -6,19 +6,8 @@ mod fixture;
 use fixture::*;
 use offshoot::model::fault::FaultPoint;
 
-const RULES: &str = "
-    key_env = \"CLINIC_MASKING_KEY\"
-    unlisted_column = \"keep\"
-    [database.shop.table.\"public.customers\".column]
-    name = \"user_name\"
-    email = \"email\"
-    phone = \"phone\"
-    card_number = \"card\"
-    note = \"redact\"
-    ";
-
 fn ends_at(point: FaultPoint) {
-    let mut masked = Masked::shop(RULES);
+    let mut masked = Masked::shop(&shop_rules("", ""));
     masked.node.set_environment("OFFSHOOT_FAULT", point.name());
     let error = masked.node.fail(&["import", "shop", "--from", &masked.source.url(POSTGRES)]);
     assert!(error.contains(&format!("OFFSHOOT_FAULT: ending at {}", point.name())), "{error}");
@@ -88,7 +77,7 @@ fn digests(masked: &Masked, branch: &str) -> String {
 /// The shop, whose source's own cleaning writes nothing meanwhile.
 fn quiet_shop() -> Masked {
     let masked = Masked::new(SourceOptions::of(Major::Fifteen).conf("autovacuum = off\n"), masked_config());
-    masked.write_rules(RULES);
+    masked.write_rules(&shop_rules("", ""));
     masked
 }
 
@@ -122,7 +111,7 @@ fn an_import_starts_over_when_the_source_or_the_rules_have_changed() {
     assert!(said.contains("starting over: the source has changed"), "{said}");
 
     killed_after(&mut masked, 2);
-    masked.write_rules(&RULES.replace("\"redact\"", "\"null\""));
+    masked.write_rules(&shop_rules("", "").replace("\"redact\"", "\"null\""));
     let said = progress(&masked, &arguments);
     assert!(!said.contains("cut off") && !said.contains("starting over"), "{said}");
     masked.node.start();

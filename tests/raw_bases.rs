@@ -3,22 +3,13 @@
 mod fixture;
 
 use fixture::*;
+use nix::sys::signal::Signal;
 
-const RULES: &str = "
-    key_env = \"CLINIC_MASKING_KEY\"
-    unlisted_column = \"keep\"
-    [database.shop.table.\"public.customers\".column]
-    name = \"user_name\"
-    email = \"email\"
-    phone = \"phone\"
-    card_number = \"card\"
-    note = \"redact\"
-    ";
 const RAW_STORE: &str = "OFFSHOOT_RAW_STORE_URL";
 
 /// The shop with a raw base. Who imports knows the raw store; the node that serves does not.
 fn with_raw_base() -> Masked {
-    let mut masked = Masked::shop(RULES);
+    let mut masked = Masked::shop(&shop_rules("", ""));
     let url = format!("file://{}", masked.scratch.join("raw-store").display());
     masked.node.set_environment(RAW_STORE, &url);
     masked.node.succeed(&["import", "shop", "--raw", "--from", &masked.source.url(POSTGRES)]);
@@ -85,7 +76,7 @@ fn who_serves_is_asked_for_no_raw_base_and_gives_none() {
 
 #[test]
 fn without_a_raw_store_or_base_the_error_says_what_to_do() {
-    let mut masked = Masked::shop(RULES);
+    let mut masked = Masked::shop(&shop_rules("", ""));
     let from = masked.source.url(POSTGRES);
     for arguments in [vec!["import", "shop", "--raw", "--from", &from], vec!["import", "shop", "--from-raw"]] {
         assert!(masked.node.fail(&arguments).contains("[raw_store]"));
@@ -97,7 +88,7 @@ fn without_a_raw_store_or_base_the_error_says_what_to_do() {
 
 #[test]
 fn a_stopped_data_directory_is_masked_by_way_of_a_raw_base() {
-    let mut masked = Masked::shop(RULES);
+    let mut masked = Masked::shop(&shop_rules("", ""));
     masked.node.set_environment(RAW_STORE, &format!("file://{}", masked.scratch.join("raw-store").display()));
     masked.source.stop();
     let folder = masked.source.data_dir().display().to_string();
@@ -116,7 +107,7 @@ fn a_stopped_data_directory_is_masked_by_way_of_a_raw_base() {
 
 #[test]
 fn a_killed_raw_import_is_cleared_from_the_raw_store() {
-    let mut masked = Masked::shop(RULES);
+    let mut masked = Masked::shop(&shop_rules("", ""));
     masked.node.set_environment(RAW_STORE, &format!("file://{}", masked.scratch.join("raw-store").display()));
     masked.node.set_environment("OFFSHOOT_FAULT", "base-staged");
     let from = masked.source.url(POSTGRES);
@@ -129,4 +120,24 @@ fn a_killed_raw_import_is_cleared_from_the_raw_store() {
     masked.node.succeed(&["import", "shop", "--raw", "--from", &from]);
     assert_eq!(bases_with_objects(&masked), 1, "it was cleared");
     assert_eq!(masked.node.data_dir().join("import-raw").read_dir().expect("it was made").count(), 0);
+}
+
+#[test]
+fn a_signal_leaves_nothing_raw_behind() {
+    let masked = with_raw_base();
+    let import = masked.node.spawn(&["import", "shop", "--from-raw"]);
+    let folder = masked.node.data_dir().join("import");
+    let raw = until("the raw compute to run", 60, || {
+        let raw = folder.read_dir().ok()?.flatten().next()?.path().join("raw");
+        raw.join("run/.s.PGSQL.5432").exists().then_some(raw)
+    });
+    signal(import.id() as i32, Signal::SIGTERM);
+    let output = import.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("interrupted"), "{said}");
+    assert!(!raw.exists(), "raw pages are left");
+    assert_eq!(masked.node.processes(), Vec::<i32>::new());
+    assert_eq!(mounts_below(masked.node.data_dir()), Vec::<std::path::PathBuf>::new());
+    masked.node.succeed(&["import", "shop", "--from-raw"]);
+    assert_eq!(masked.node.bases().len(), 1);
 }

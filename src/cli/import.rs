@@ -4,7 +4,7 @@ use super::{bytes, known_project, on_store, print, until_interrupted};
 use crate::masking::{self, CopyImport, RawSide, Rules};
 use crate::model::{Ambient, Entropy, ProjectName};
 use crate::settings::Settings;
-use crate::sources::{MakeBase, Origin, Progress, RawBase, Source, make_base};
+use crate::sources::{MakeBase, Origin, Progress, RawBase, Source, clear_killed_imports, clear_raw_side, make_base};
 use crate::store::{Catalog, Store, keys, open_and_probe};
 use clap::{Args, ValueEnum};
 use sha2::{Digest, Sha256};
@@ -80,11 +80,17 @@ pub(super) async fn run(settings: Settings, arguments: ImportArguments) -> anyho
     };
     let origin = origin(side, masked, method, copy)?;
     let progress = Arc::new(Progress::stderr());
+    let (data_dir, of_store) = (settings.server.data_dir.clone(), catalog.clone());
     let request = MakeBase { settings, project: project.clone(), origin, catalog, is_raw: raw, ambient, progress };
-    let made = until_interrupted(make_base(request)).await;
-    let (sealed, manifest) = made.ok_or_else(|| {
-        anyhow::anyhow!("interrupted; nothing was sealed, and the next import goes on or clears what is left")
-    })??;
+    let Some(made) = until_interrupted(make_base(request)).await else {
+        // Above all what is raw.
+        match raw {
+            true => clear_raw_side(&data_dir).await?,
+            false => clear_killed_imports(&of_store, &data_dir).await?,
+        }
+        anyhow::bail!("interrupted; nothing was sealed");
+    };
+    let (sealed, manifest) = made?;
     let databases: Vec<&str> = manifest
         .cluster
         .databases

@@ -191,7 +191,6 @@ impl ImportError {
                 | Self::WrongPassword { .. }
                 | Self::Disconnected { .. }
                 | Self::Stalled { .. }
-                | Self::Compute(_)
         )
     }
 }
