@@ -110,14 +110,20 @@ impl StoppedDirectory {
         Ok(())
     }
 
-    /// Of the WAL, only the file that a start reads.
+    /// Of the WAL, only what a start reads: the file with the last checkpoint's record, and the next where the record may end there.
     fn is_needed(&self, path: &str) -> bool {
+        let (redo, size) = (self.control.redo(), self.control.wal_segment_size);
+        let last = self.control.wal_file((redo + LONGEST_CHECKPOINT) / size);
         match path.strip_prefix("pg_wal/") {
-            Some(name) => name == self.control.checkpoint_wal_file() || matches!(name, "archive_status" | "summaries"),
+            Some(name) if name == self.control.checkpoint_wal_file() || name == last => true,
+            Some(name) => matches!(name, "archive_status" | "summaries"),
             None => true,
         }
     }
 }
+
+/// Bytes, more than a checkpoint's record with the page header that may be within it.
+const LONGEST_CHECKPOINT: u64 = 512;
 
 struct Found<'a> {
     path: &'a str,
