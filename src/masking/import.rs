@@ -11,7 +11,7 @@ use crate::model::{BaseManifest, Entropy, MaskingSeal, MaskingStatement};
 use crate::settings::ComputeSettings;
 use crate::sources::{
     Attest, ImportError, Prepare, Prepared, Progress, RESUMABLE, RawBase, RunningRawBase, Server, Source,
-    inquire_settings,
+    inquire_settings, remove_raw,
 };
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
@@ -78,8 +78,6 @@ impl CopyImport {
         // What cannot be masked in the end is not begun.
         let key = self.rules.as_ref().map(read_key).transpose()?;
         let signer = self.rules.as_ref().map(|_| InstallationKey::load_or_create(&self.data_dir)).transpose()?;
-        // Of a copy that was cut off, and is gone on with.
-        remove_raw(scratch).await?;
         let (private, server, name) = match &self.raw {
             RawSide::Server(server) => (Private::None, (**server).clone(), Source::Server(server.clone()).to_string()),
             RawSide::Dump(path) => {
@@ -148,25 +146,15 @@ impl Private {
     /// Stops it, and removes its files: they are raw.
     async fn remove(self, scratch: &Path) -> Result<(), MaskingError> {
         match self {
-            Private::None => {}
+            Private::None => return Ok(()),
             Private::Restored(mut raw) => raw.stop().await?,
             Private::Base(raw) => raw.stop().await?,
         }
-        remove_raw(scratch).await
+        let failed = MaskingError::io(format!("cannot remove raw files in {}", scratch.display()));
+        let scratch = scratch.to_owned();
+        let removed = tokio::task::spawn_blocking(move || remove_raw(&scratch)).await;
+        removed.expect("removing files does not panic").map_err(failed)
     }
-}
-
-/// Removes the files of a server that was started for its rows, and runs no more.
-async fn remove_raw(scratch: &Path) -> Result<(), MaskingError> {
-    for folder in ["raw", "raw-cache"].map(|name| scratch.join(name)) {
-        match tokio::fs::remove_dir_all(&folder).await {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(MaskingError::io(format!("cannot remove {}", folder.display()))(e));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 /// Names a dump and its state.

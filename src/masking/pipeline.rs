@@ -49,6 +49,10 @@ use schema::{Omissions, Schema, Section};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the start of a cluster may take that was killed while rows came in: it has gigabytes of WAL to replay.
+const RECOVERY: Duration = Duration::from_secs(1800);
 
 /// What to copy, how, and where to.
 pub(super) struct Copy {
@@ -198,8 +202,11 @@ pub(super) async fn copy(copy: Copy) -> Result<Copied, MaskingError> {
     let ticket = ticket(&copy, &mut session, identity, &snapshots).await;
     drop(session);
     let record = Record::open(&copy.record, ticket.as_ref());
-    let mut fresh =
-        Fresh::at(&copy.folder, &copy.settings, installation.clone(), &shape, copy.source_settings.clone())?;
+    let mut settings = copy.settings.clone();
+    if record.is_some() {
+        settings.start_timeout = settings.start_timeout.max(RECOVERY);
+    }
+    let mut fresh = Fresh::at(&copy.folder, &settings, installation.clone(), &shape, copy.source_settings.clone())?;
     match &record {
         Some(record) => {
             let tables = record.len();
@@ -251,13 +258,15 @@ async fn ticket(
         return None;
     }
     let of = |snapshot: &Snapshot| (snapshot.plan.catalog.name.clone(), snapshot.seen.clone());
-    let seen = snapshots.iter().map(of).collect();
-    // What a standby replays meanwhile is in no snapshot's numbers.
-    let identity = match &copy.unchanging {
-        Some(name) => name.clone(),
-        None => record::identity(session).await.filter(|now| before.as_ref() == Some(now))?,
+    let state = match &copy.unchanging {
+        // A server that was started or filled for this counts its own transactions.
+        Some(name) => SourceState::new(name.clone(), BTreeMap::new()),
+        // What a standby replays meanwhile is in no snapshot's numbers.
+        None => {
+            let identity = record::identity(session).await.filter(|now| before.as_ref() == Some(now))?;
+            SourceState::new(identity, snapshots.iter().map(of).collect())
+        }
     };
-    let state = SourceState::new(identity, seen);
     let catalogs =
         snapshots.iter().map(|snapshot| (snapshot.plan.catalog.name.clone(), snapshot.plan.catalog.fingerprint()));
     Some(Ticket::new(copy.made_by.clone(), state, catalogs.collect()))
@@ -271,7 +280,8 @@ async fn remove_former(copy: &Copy) -> Result<(), MaskingError> {
     copy.progress.wait_for("starting over: the source has changed since the import that was cut off");
     let removed = tokio::fs::remove_dir_all(&copy.folder).await;
     removed.map_err(MaskingError::io(format!("cannot remove {}", copy.folder.display())))?;
-    std::fs::remove_file(&copy.record).map_err(MaskingError::io(format!("cannot remove {}", copy.record.display())))
+    let removed = tokio::fs::remove_file(&copy.record).await;
+    removed.map_err(MaskingError::io(format!("cannot remove {}", copy.record.display())))
 }
 
 /// What ends a copy that another run can go on with: the source went away.
@@ -342,12 +352,12 @@ async fn fill(
         Some(record) => record,
         None => {
             template.query("CHECKPOINT").await?;
-            Record::begin(&copy.record, ticket.as_ref(), &copy.folder)?
+            Record::begin(&copy.record, ticket.as_ref(), &copy.folder).await?
         }
     };
     let loaded = load::load(copy, fresh, snapshots, keys, (&record, literals)).await;
     let (snapshots, rows) = loaded.map_err(|error| if record.is_kept() { cut_off(error) } else { error })?;
-    record.end()?;
+    record.end().await?;
     fault::pass(FaultPoint::RowsCopied);
     let findings = literals.findings();
     if !findings.is_empty() {

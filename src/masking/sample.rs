@@ -60,8 +60,6 @@ struct State {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Raw {
     pub text: Box<str>,
-    /// It may be another value's mask.
-    pub is_doubtful: bool,
     times: u64,
 }
 
@@ -116,11 +114,13 @@ impl Sample {
         if let Some(raw) = state.kept.get_mut(&hash) {
             raw.times += 1;
         } else if !state.rejected.contains(&hash) {
-            let telling = telling(value);
-            let is_doubtful = telling == Telling::Perhaps;
-            let is_told = telling == Telling::Surely || is_doubtful && self.is_of_column;
+            let is_told = match telling(value) {
+                Telling::Surely => true,
+                Telling::Perhaps => self.is_of_column,
+                Telling::No => false,
+            };
             let text = is_told.then(|| searchable(kind, value)).flatten();
-            let raw = text.map(|text| Raw { text: text.into(), is_doubtful, times: 1 });
+            let raw = text.map(|text| Raw { text: text.into(), times: 1 });
             self.bound.store(state.take(hash, raw), Ordering::Relaxed);
         }
     }

@@ -18,6 +18,7 @@ use std::sync::Arc;
 /// Findings that an error lists.
 const SHOWN: usize = 40;
 /// Why nothing of a column is searched for, in the report.
+const KNOWN: &str = "its values are in any cluster, or are allowed literals";
 const EXCUSED: &str = "the rules say not to (unsearched_columns)";
 
 /// What was searched, and found clean.
@@ -159,8 +160,7 @@ impl Searched {
     /// A column with documents has several samples.
     fn add(&mut self, values: u64, because: Option<&'static str>) {
         self.values += values;
-        self.because =
-            if self.values > 0 { None } else { because.or(self.because).or(Some("its values are allowed literals")) };
+        self.because = if self.values > 0 { None } else { because.or(self.because).or(Some(KNOWN)) };
     }
 }
 

@@ -175,18 +175,26 @@ pub async fn clear_killed_imports(catalog: &Catalog, data_dir: &Path) -> Result<
 /// into the raw store is the next one's to remove: nobody else may know that store.
 pub async fn clear_raw_side(data_dir: &Path) -> Result<(), ImportError> {
     let folder = data_dir.join("import-raw");
-    let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(()) };
-    for entry in entries.flatten() {
-        let Some(scratch) = Scratch::of_killed(entry.path())? else { continue };
-        let note = std::fs::read(entry.path().join("project")).ok();
+    for folder in folders_in(&folder)? {
+        let Some(scratch) = Scratch::of_killed(folder.clone())? else { continue };
+        let note = std::fs::read(folder.join("project")).ok();
         scratch.remove().await?;
         if let Some(note) = note {
-            let made = Scratch::make(entry.path())?;
+            let made = Scratch::make(folder)?;
             let path = made.path().join("project");
             std::fs::write(&path, note).map_err(|source| ImportError::Scratch { path, source })?;
         }
     }
     Ok(())
+}
+
+/// What is in `folder`, which need not exist.
+fn folders_in(folder: &Path) -> Result<Vec<PathBuf>, ImportError> {
+    let paths = |entries: std::fs::ReadDir| entries.map(|entry| Ok(entry?.path())).collect();
+    match std::fs::read_dir(folder).and_then(paths) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        read => read.map_err(|e| ImportError::read(folder, e)),
+    }
 }
 
 /// As above. For an import of a project, which goes on with some: the first of these is left, and returned.
@@ -196,13 +204,7 @@ async fn clear_killed(
     of: Option<(&ProjectName, &GoesOn<'_>)>,
 ) -> Result<Option<(BaseId, Scratch)>, ImportError> {
     let mut found = None;
-    let entries = match std::fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(ImportError::read(folder, e)),
-    };
-    for entry in entries {
-        let path = entry.map_err(|e| ImportError::read(folder, e))?.path();
+    for path in folders_in(folder)? {
         let Some(scratch) = Scratch::of_killed(path.clone())? else { continue };
         let project: Option<ProjectName> =
             std::fs::read_to_string(path.join("project")).ok().and_then(|name| name.parse().ok());
@@ -212,12 +214,10 @@ async fn clear_killed(
         }
         let is_own = of.is_some_and(|(own, _)| project.as_ref() == Some(own));
         let is_resumed = is_own && found.is_none() && of.is_some_and(|(_, goes_on)| goes_on(&path));
-        match base {
-            Some(base) if path.join(RESUMABLE).exists() && is_resumed => {
-                found = Some((base, scratch.halt().await?));
-            }
+        match base.filter(|_| path.join(RESUMABLE).exists()) {
+            Some(base) if is_resumed => found = Some((base, scratch.halt().await?)),
             // Another import may.
-            Some(_) if path.join(RESUMABLE).exists() && !is_own && project.is_some() => drop(scratch.halt().await?),
+            Some(_) if !is_own && project.is_some() => drop(scratch.halt().await?),
             _ => {
                 scratch.remove().await?;
                 tracing::warn!(path = %path.display(), "removed what a killed import had left");

@@ -38,3 +38,4 @@ pub use make_base::{
 pub use progress::Progress;
 pub use raw_base::RawBase;
 pub(crate) use raw_base::RunningRawBase;
+pub(crate) use scratch::remove_raw;

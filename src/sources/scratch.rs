@@ -17,6 +17,13 @@ const MOUNTS: [&str; 3] = ["start/mnt", "rehearsal/mnt", "raw/mnt"];
 /// What of it holds raw pages of a source, and is of no use to another import.
 const RAW: [&str; 2] = ["raw", "raw-cache"];
 
+/// Removes what servers that were started on raw data have left below `scratch`, an import's folder; none runs there any more. Blocks.
+pub(crate) fn remove_raw(scratch: &Path) -> std::io::Result<()> {
+    // As in Place::remove: never through a mount.
+    MOUNTS.iter().try_for_each(|mount| unless_gone(std::fs::remove_dir(scratch.join(mount))))?;
+    RAW.iter().try_for_each(|raw| unless_gone(std::fs::remove_dir_all(scratch.join(raw))))
+}
+
 fn unless_gone(removed: std::io::Result<()>) -> std::io::Result<()> {
     removed.or_else(|e| if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
 }
@@ -59,15 +66,7 @@ impl Scratch {
         let path = self.path.clone();
         blocking(move || {
             filesystem::detach_stale(&path).map_err(LifecycleError::io("cannot read the mount table"))?;
-            let failed = || LifecycleError::io(format!("cannot remove what is in {}", path.display()));
-            // As in Place::remove: never through a mount.
-            for mount in MOUNTS {
-                unless_gone(std::fs::remove_dir(path.join(mount))).map_err(failed())?;
-            }
-            for raw in RAW {
-                unless_gone(std::fs::remove_dir_all(path.join(raw))).map_err(failed())?;
-            }
-            Ok(())
+            remove_raw(&path).map_err(LifecycleError::io(format!("cannot remove what is in {}", path.display())))
         })
         .await?;
         Ok(self)

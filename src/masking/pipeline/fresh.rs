@@ -12,11 +12,8 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
 use tokio::process::Command;
 
-/// One that was killed while rows came in has gigabytes of WAL to replay.
-const RECOVERY: Duration = Duration::from_secs(1800);
 /// Settings of the cluster while it is loaded.
 const LOADING: [(&str, &str); 19] = [
     ("allow_system_table_mods", "on"),
@@ -160,7 +157,7 @@ impl Fresh {
         let identity = Identity::resolve(settings).map_err(crate::sources::ImportError::from)?;
         Ok(Fresh {
             folder: folder.to_owned(),
-            settings: ComputeSettings { start_timeout: settings.start_timeout.max(RECOVERY), ..settings.clone() },
+            settings: settings.clone(),
             installation,
             identity,
             superuser: shape.superuser.clone(),

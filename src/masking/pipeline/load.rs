@@ -157,7 +157,7 @@ impl Work<'_> {
                     let rows = one.run(&mut sources, fresh, |rows| part.advance(rows)).await?;
                     // What definitions quote of its values is not recorded: a run that goes on must come to the same end.
                     if self.literals.findings().is_empty() {
-                        self.record.add(one.database, &table.full_name(), rows)?;
+                        self.record.add(one.database, &table.full_name(), rows).await?;
                     }
                     fault::pass(FaultPoint::TableCopied);
                     rows

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Which copy a record is of. Only an equal one may go on with it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,7 +58,7 @@ struct Loaded {
 pub(in crate::masking) struct Record {
     path: PathBuf,
     /// None: nothing is recorded, since no other run could go on.
-    file: Option<Mutex<File>>,
+    file: Option<Arc<Mutex<File>>>,
     loaded: BTreeMap<(String, String), u64>,
 }
 
@@ -102,22 +102,24 @@ impl Record {
         let loaded = lines.map(|line: Loaded| ((line.database, line.table), line.rows)).collect();
         let file = File::options().append(true).open(path).ok()?;
         file.set_len(complete.len() as u64).ok()?;
-        Some(Record { path: path.to_owned(), file: Some(Mutex::new(file)), loaded })
+        Some(Record { path: path.to_owned(), file: Some(Arc::new(Mutex::new(file))), loaded })
     }
 
     /// A new one. Everything in `folder`, the fresh cluster with its schema, is on disk before it says so.
-    pub(super) fn begin(path: &Path, ticket: Option<&Ticket>, folder: &Path) -> Result<Record, MaskingError> {
+    pub(super) async fn begin(path: &Path, ticket: Option<&Ticket>, folder: &Path) -> Result<Record, MaskingError> {
         let record = |file| Record { path: path.to_owned(), file, loaded: BTreeMap::new() };
         let Some(ticket) = ticket else { return Ok(record(None)) };
-        let begin = || -> std::io::Result<File> {
+        let (line, folder, place) = (serde_json::to_string(ticket), folder.to_owned(), path.to_owned());
+        let begin = move || -> std::io::Result<File> {
             nix::unistd::syncfs(File::open(folder)?)?;
-            let mut file = File::create_new(path)?;
-            writeln!(file, "{}", serde_json::to_string(ticket)?)?;
+            let mut file = File::create_new(place)?;
+            writeln!(file, "{}", line?)?;
             file.sync_all()?;
             Ok(file)
         };
-        let file = begin().map_err(MaskingError::io(format!("cannot write {}", path.display())))?;
-        Ok(record(Some(Mutex::new(file))))
+        let begun = tokio::task::spawn_blocking(begin).await.expect("writing a file does not panic");
+        let file = begun.map_err(MaskingError::io(format!("cannot write {}", path.display())))?;
+        Ok(record(Some(Arc::new(Mutex::new(file)))))
     }
 
     /// Rows of a table that is done.
@@ -130,13 +132,16 @@ impl Record {
         self.loaded.len()
     }
 
-    /// A table's rows are committed. Blocks for as long as a small write takes to reach the disk.
-    pub(super) fn add(&self, database: &str, table: &str, rows: u64) -> Result<(), MaskingError> {
-        let Some(file) = &self.file else { return Ok(()) };
+    /// A table's rows are committed.
+    pub(super) async fn add(&self, database: &str, table: &str, rows: u64) -> Result<(), MaskingError> {
+        let Some(file) = self.file.clone() else { return Ok(()) };
         let (database, table) = (database.to_owned(), table.to_owned());
         let line = serde_json::to_string(&Loaded { database, table, rows }).expect("plain data is JSON") + "\n";
-        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = file.write_all(line.as_bytes()).and_then(|()| file.sync_data());
+        let write = move || {
+            let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+            file.write_all(line.as_bytes()).and_then(|()| file.sync_data())
+        };
+        let written = tokio::task::spawn_blocking(write).await.expect("writing a line does not panic");
         written.map_err(MaskingError::io(format!("cannot write {}", self.path.display())))
     }
 
@@ -146,13 +151,16 @@ impl Record {
     }
 
     /// All rows are there: from here on nothing can go on.
-    pub(super) fn end(self) -> Result<(), MaskingError> {
+    pub(super) async fn end(self) -> Result<(), MaskingError> {
         if self.file.is_none() {
             return Ok(());
         }
-        let folder = self.path.parent().unwrap_or(Path::new("."));
-        let removed = std::fs::remove_file(&self.path).and_then(|()| File::open(folder)?.sync_all());
-        removed.map_err(MaskingError::io(format!("cannot remove {}", self.path.display())))
+        let failed = MaskingError::io(format!("cannot remove {}", self.path.display()));
+        let remove = move || {
+            std::fs::remove_file(&self.path)?;
+            File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
+        };
+        tokio::task::spawn_blocking(remove).await.expect("removing a file does not panic").map_err(failed)
     }
 }
 
@@ -167,34 +175,34 @@ mod tests {
         Ticket::new(made_by, source, BTreeMap::new())
     }
 
-    #[test]
-    fn an_equal_copy_goes_on_and_no_other() {
+    #[tokio::test]
+    async fn an_equal_copy_goes_on_and_no_other() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("resumable");
         assert!(Record::open(&path, Some(&ticket("5:5:"))).is_none());
-        let record = Record::begin(&path, Some(&ticket("5:5:")), folder.path()).unwrap();
-        record.add("shop", "public.a", 3).unwrap();
-        record.add("shop", "public.b", 0).unwrap();
+        let record = Record::begin(&path, Some(&ticket("5:5:")), folder.path()).await.unwrap();
+        record.add("shop", "public.a", 3).await.unwrap();
+        record.add("shop", "public.b", 0).await.unwrap();
         let again = Record::open(&path, Some(&ticket("5:5:"))).unwrap();
         assert_eq!((again.len(), again.rows("shop", "public.a"), again.rows("shop", "public.c")), (2, Some(3), None));
         assert!(Record::open(&path, Some(&ticket("5:6:"))).is_none());
         assert!(Record::open(&path, None).is_none());
-        again.end().unwrap();
+        again.end().await.unwrap();
         assert!(!path.exists());
     }
 
-    #[test]
-    fn a_line_that_was_cut_off_counts_for_nothing() {
+    #[tokio::test]
+    async fn a_line_that_was_cut_off_counts_for_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("resumable");
-        let record = Record::begin(&path, Some(&ticket("5:5:")), folder.path()).unwrap();
-        record.add("shop", "public.a", 3).unwrap();
-        record.add("shop", "public.b", 4).unwrap();
+        let record = Record::begin(&path, Some(&ticket("5:5:")), folder.path()).await.unwrap();
+        record.add("shop", "public.a", 3).await.unwrap();
+        record.add("shop", "public.b", 4).await.unwrap();
         let length = std::fs::metadata(&path).unwrap().len();
         File::options().write(true).open(&path).unwrap().set_len(length - 3).unwrap();
         let again = Record::open(&path, Some(&ticket("5:5:"))).unwrap();
         assert_eq!((again.len(), again.rows("shop", "public.a")), (1, Some(3)));
-        again.add("shop", "public.c", 5).unwrap();
+        again.add("shop", "public.c", 5).await.unwrap();
         assert_eq!(Record::open(&path, Some(&ticket("5:5:"))).unwrap().rows("shop", "public.c"), Some(5));
     }
 }
