@@ -20,7 +20,7 @@ test: setup
 # What `make test` does a little of, at length: crashes of daemons and computes, masked imports of made-up databases, and the simulations' seeds.
 # ROUNDS and SEEDS say how long, SEED where it begins.
 soak: setup
-	OFFSHOOT_ROUNDS=$(or $(ROUNDS),100) OFFSHOOT_SEED=$(or $(SEED),1) tests/run.sh --profile soak -E 'binary(crashes) + binary(masking_properties)'
+	OFFSHOOT_ROUNDS=$(or $(ROUNDS),100) OFFSHOOT_SEED=$(or $(SEED),1) tests/run.sh --profile soak -E 'binary(crashes) + (binary(masking) & test(properties::))'
 	OFFSHOOT_SEEDS=$(or $(SEEDS),20000) tests/run.sh --profile soak --release --lib -E 'test(pageserver::tests) + test(simulation) + test(histories)'
 
 # The readers of every format on disk and in the store, from their corpus on. SECONDS says how long each, TARGETS which.

@@ -1,8 +1,6 @@
 //! Raw bases of a masked project: in a store of their own, out of reach of who serves, and as what masked bases are made of.
 
-mod fixture;
-
-use fixture::*;
+use crate::fixture::*;
 use nix::sys::signal::Signal;
 
 const RAW_STORE: &str = "OFFSHOOT_RAW_STORE_URL";

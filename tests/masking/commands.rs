@@ -1,8 +1,6 @@
 //! `offshoot masking check` and `preview`: what the rules would do to a source, before anything is imported.
 
-mod fixture;
-
-use fixture::*;
+use crate::fixture::*;
 use serde_json::Value;
 
 /// Every column of the shop's customers has a rule; its other tables are nobody's.

@@ -1,8 +1,6 @@
 //! The search for raw values before a base is sealed: what it finds, and what it knows to be nobody's.
 
-mod fixture;
-
-use fixture::*;
+use crate::fixture::*;
 
 #[test]
 fn a_raw_value_that_is_kept_somewhere_else() {

@@ -1,9 +1,7 @@
 //! Every way in which masking ends without a base, and every base that a masked project is not branched from. Nothing that is said then, or
 //! logged, holds a raw value.
 
-mod fixture;
-
-use fixture::*;
+use crate::fixture::*;
 use nix::sys::signal::Signal;
 use std::time::Duration;
 

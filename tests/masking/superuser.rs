@@ -4,9 +4,7 @@
 //! `masking.rs` looks at catalogs, dumps and the node's disk. The same reading of the source, and of a secret that the branch's own user wrote and took
 //! away again, shows that it would find.
 
-mod fixture;
-
-use fixture::*;
+use crate::fixture::*;
 use std::collections::BTreeSet;
 
 /// Pages of all forks of all relations, system catalogs' and indexes' too.

@@ -1,9 +1,7 @@
 //! `import --method copy` without rules: another cluster with the same in it, row by row, for servers that give no base backup.
 
-mod fixture;
-
-use fixture::contents;
-use fixture::*;
+use crate::fixture::contents;
+use crate::fixture::*;
 
 const SHOP_DATABASES: [&str; 2] = ["shop", "analytics"];
 

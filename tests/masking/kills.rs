@@ -1,9 +1,7 @@
 //! A masked import that ends at each of its steps, as `kill -9` would end it: no base is there afterwards, nothing can be reached, and the next import
 //! finds its way.
 
-mod fixture;
-
-use fixture::*;
+use crate::fixture::*;
 use offshoot::model::fault::FaultPoint;
 
 fn ends_at(point: FaultPoint) {
@@ -52,14 +50,18 @@ each_step! {
     the_manifest_is_put: BaseManifestPut,
 }
 
-/// An import that is killed when so many tables have their rows. Returns what `import` needs to be told.
+/// An import of the source that is killed when so many tables have their rows. Returns what `import` needs to be told.
 fn killed_after(masked: &mut Masked, tables: usize) -> Vec<String> {
     let from = masked.source.url(POSTGRES);
-    let arguments = ["import", "shop", "--streams", "1", "--from", &from].map(str::to_owned);
+    killed_as(masked, &["import", "shop", "--streams", "1", "--from", &from], tables)
+}
+
+fn killed_as(masked: &mut Masked, arguments: &[&str], tables: usize) -> Vec<String> {
     masked.node.set_environment("OFFSHOOT_FAULT", &format!("{}:{tables}", FaultPoint::TableCopied.name()));
-    masked.node.fail(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let error = masked.node.fail(arguments);
+    assert!(error.contains("ending at table-copied"), "{error}");
     masked.node.set_environment("OFFSHOOT_FAULT", "");
-    arguments.to_vec()
+    arguments.iter().map(|argument| (*argument).to_owned()).collect()
 }
 
 /// What an import says on its way.
@@ -159,4 +161,26 @@ fn a_source_that_goes_away_leaves_what_was_copied_to_the_next_import() {
     masked.node.start();
     assert_eq!(masked.psql("shop@x", "select count(*) from wide"), "150000");
     assert!(folder.read_dir().expect("it was made").next().is_none());
+}
+
+#[test]
+fn imports_of_what_does_not_change_go_on_whatever_happens_to_the_source() {
+    let mut masked = quiet_shop();
+    let dump = masked.scratch.join("dump").display().to_string();
+    contents::dump(&masked.source.database(POSTGRES, "shop"), &["--format=custom", &format!("--file={dump}")]);
+    let store = format!("file://{}", masked.scratch.join("raw-store").display());
+    masked.node.set_environment("OFFSHOOT_RAW_STORE_URL", &store);
+    masked.node.succeed(&["import", "shop", "--raw", "--from", &masked.source.url(POSTGRES)]);
+    masked.source.stop();
+    for side in [["--from", &dump].as_slice(), &["--from-raw"]] {
+        let arguments = [&["import", "shop", "--streams", "1"], side].concat();
+        let arguments = killed_as(&mut masked, &arguments, 2);
+        let said = progress(&masked, &arguments);
+        assert!(said.contains("cut off: 2 tables are there"), "{side:?}: {said}");
+        assert_eq!(masked.node.processes(), Vec::<i32>::new());
+        assert_eq!(mounts_below(masked.node.data_dir()), Vec::<std::path::PathBuf>::new());
+    }
+    masked.node.start();
+    assert_eq!(masked.psql("shop@x", "select count(*) from customers"), "1500");
+    check_clean(&masked.url("shop@x"));
 }

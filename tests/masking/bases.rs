@@ -1,13 +1,11 @@
 //! A masked base, looked at from a branch of it: nothing raw is in it, and everything else is as in the source. And the logical copy, which is
 //! the same pipe without rules.
 //!
-//! The source is the conformance cluster (`masked/README.md`) or the shop. What makes these tests worth something is that each search is
+//! The source is the conformance cluster (`cluster/README.md`) or the shop. What makes these tests worth something is that each search is
 //! also made where it must find: in the source.
 
-mod fixture;
-
-use fixture::contents::{self, Definition};
-use fixture::*;
+use crate::fixture::contents::{self, Definition};
+use crate::fixture::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 

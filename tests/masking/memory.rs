@@ -1,8 +1,6 @@
 //! How much memory a masked import takes, whatever the size of a value: what is kept is never held, what is masked is held a few times.
 
-mod fixture;
-
-use fixture::*;
+use crate::fixture::*;
 use std::time::Duration;
 
 /// Values of 100 MB that are kept, one of 40 MB that is masked, and a small one in each row that is, too. Nothing is compressed, so that no

@@ -3,11 +3,8 @@
 //!
 //! `OFFSHOOT_SEED` says which (the first of them), `OFFSHOOT_ROUNDS` how many clusters (`make soak`: 100).
 
-mod fixture;
-mod generated;
-
-use fixture::*;
-use generated::{BREAKS, Break, Cluster, Verdicts, load, rules_file, secrets_within};
+use crate::fixture::*;
+use crate::generated::{BREAKS, Break, Cluster, Verdicts, load, rules_file, secrets_within};
 use serde_json::Value;
 use std::path::PathBuf;
 

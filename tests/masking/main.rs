@@ -1,0 +1,17 @@
+//! Masked imports, end to end: what a base of them has, what it has not, and what is refused. Raw bases and the copy without rules, which are the
+//! same pipe, are here, too.
+
+#[path = "../fixture/mod.rs"]
+mod fixture;
+
+mod bases;
+mod commands;
+mod generated;
+mod kills;
+mod logical_copy;
+mod memory;
+mod properties;
+mod raw_bases;
+mod refusals;
+mod search;
+mod superuser;
