@@ -13,13 +13,14 @@ if [ ${#targets[@]} = 0 ]; then
     mapfile -t targets < <(sed -n 's/^name = "\(.*\)"$/\1/p' fuzz/Cargo.toml | grep -v offshoot-fuzz)
 fi
 
-cargo fuzz build --sanitizer none
+# With one codegen unit, cargo-fuzz's default, most of the build waits for the last crate.
+cargo fuzz build --sanitizer none --codegen-units 16
 
 fuzz() {
     local target=$1 log
     log=$(mktemp)
     mkdir -p "fuzz/found/$target" "fuzz/artifacts/$target"
-    if cargo fuzz run --sanitizer none "$target" "fuzz/found/$target" "fuzz/corpus/$target" -- \
+    if cargo fuzz run --sanitizer none --codegen-units 16 "$target" "fuzz/found/$target" "fuzz/corpus/$target" -- \
         -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -malloc_limit_mb=1024 -max_len=65536 -print_final_stats=1 >"$log" 2>&1; then
         printf 'fuzz: %-14s %s runs\n' "$target" "$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")"
     else

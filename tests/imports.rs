@@ -107,6 +107,77 @@ fn a_stopped_data_directory_is_imported_and_left_as_it_was() {
     import.check();
 }
 
+/// Bytes before a WAL file's end: a shutdown checkpoint's record, of 120 with its padding, begins there and ends in the next file.
+const SHORT_OF_END: i64 = 100;
+
+/// Writes WAL until `left` bytes or up to 56 fewer are left of its file: that is how long the smallest of these records is.
+fn fill_wal_file(url: &str, left: i64) {
+    psql(
+        url,
+        &format!(
+            "do $$ declare remaining int; begin loop
+                 remaining := (select setting::int from pg_settings where name = 'wal_segment_size')
+                     - (select file_offset from pg_walfile_name_offset(pg_current_wal_insert_lsn()));
+                 exit when remaining between {left} - 56 and {left};
+                 perform pg_logical_emit_message(false, '', repeat('x', case when remaining > {left}
+                     then greatest(0, remaining - remaining / 64 - 200 - {left}) else 0 end));
+             end loop; end $$"
+        ),
+    );
+}
+
+/// Bytes from the last checkpoint's record to the end of its WAL file, and its place in the whole WAL.
+fn last_checkpoint(url: &str) -> (i64, i64) {
+    let sql = "select setting::bigint - (redo_lsn - '0/0') % setting::bigint, (redo_lsn - '0/0')::bigint
+               from pg_control_checkpoint(), pg_settings where name = 'wal_segment_size'";
+    let found = psql(url, sql);
+    let (left, place) = found.split_once('|').expect("two columns");
+    (left.parse().expect("a number"), place.parse().expect("a number"))
+}
+
+#[test]
+fn checkpoints_that_cross_the_end_of_a_wal_file_are_found_again() {
+    let crosses = |(left, _): (i64, i64)| (1..114).contains(&left);
+    let mut import = Import::usual();
+    // The source's own.
+    fill_wal_file(&import.source.url(POSTGRES), SHORT_OF_END);
+    import.source.stop();
+    import.source.restart();
+    let of_source = last_checkpoint(&import.source.url(POSTGRES));
+    assert!(crosses(of_source), "{of_source:?}");
+    fill_wal_file(&import.source.url(POSTGRES), SHORT_OF_END);
+    import.source.stop();
+    import.node.import(&import.data_dir());
+    import.check();
+
+    // A branch's.
+    let branch = import.node.url(POSTGRES, "shop@x");
+    fill_wal_file(&branch, SHORT_OF_END);
+    import.node.stop();
+    import.node.start();
+    assert!(crosses(last_checkpoint(&branch)), "{:?}", last_checkpoint(&branch));
+    assert_eq!(psql(&branch, "select count(*) from products where sku = 'new'"), "1");
+
+    // The base's, which comes after what the private start writes.
+    import.source.restart();
+    import.source.stop();
+    import.node.stop();
+    import.node.import(&import.data_dir());
+    import.node.start();
+    let of_base = last_checkpoint(&import.node.url(POSTGRES, "shop@y"));
+    import.source.restart();
+    let written = of_base.1 - last_checkpoint(&import.source.url(POSTGRES)).1;
+    assert!((0..10_000).contains(&written), "{written}");
+    fill_wal_file(&import.source.url(POSTGRES), written + SHORT_OF_END);
+    import.source.stop();
+    import.node.stop();
+    import.node.import(&import.data_dir());
+    import.node.start();
+    let branch = import.node.url(POSTGRES, "shop@z");
+    assert!(crosses(last_checkpoint(&branch)), "{:?}, after {written} bytes", last_checkpoint(&branch));
+    assert_eq!(psql(&branch, "select count(*) from customers"), "1500");
+}
+
 fn digest(folder: &Path) -> String {
     let script = "cd \"$0\" && find . -printf '%p %s %m %U %T@\\n' | sort | md5sum && find . -type f -print0 | sort -z | xargs -0 md5sum | md5sum";
     let output = Command::new("bash").args(["-c", script]).arg(folder).output().expect("bash runs");

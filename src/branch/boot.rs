@@ -8,6 +8,7 @@ use super::awake::{Awake, Ground, Mounted, blocking, links};
 use super::error::LifecycleError;
 use super::place::Place;
 use super::shared::Shared;
+use super::wal;
 use crate::compute;
 use crate::filesystem::Limits;
 use crate::model::{BaseManifest, BranchHead, BranchManifest, ManifestRef};
@@ -162,9 +163,9 @@ pub(crate) async fn start_alone(
     let disk = place.disk(Durability::Ephemeral)?;
     let volume = Arc::new(Volume::open(cache, source, disk, what).await?);
     volume.start_recording();
-    let content = volume.read_wal(manifest.wal.pages.len()).await?;
     let (wal_place, wal) = (place.clone(), manifest.wal.clone());
-    blocking(move || wal_place.write_wal(&[wal], &content, identity)).await?;
+    let content = volume.read_wal(wal::kept_pages(&wal)).await?;
+    blocking(move || wal_place.write_wal(&wal, &content, identity)).await?;
     let limits = Limits::none(format!("the {what} of {}", manifest.project));
     let mounted = Mounted::new(volume, place, identity, limits).await?;
     mounted.start(ground, place).await.map_err(|(_, error)| error)

@@ -1,9 +1,9 @@
 //! What fuzzing throws at the readers of what a node keeps of its branches (`fuzz/`, and `pageserver::fuzzing` for how).
 
 use super::place::Note;
-use super::wal::segment;
+use super::wal::segments;
 use crate::compute::ControlFile;
-use crate::model::{PAGE_SIZE, PageNo};
+use crate::model::PageNo;
 
 /// A place's note.
 pub fn note(data: &[u8]) -> bool {
@@ -14,14 +14,17 @@ pub fn note(data: &[u8]) -> bool {
     true
 }
 
-/// The pages of the last WAL segment that a start needs: a `u32` length of the last record, and `global/pg_control`.
+/// The pages of the last WAL segments that a start needs: a `u32` length of the last record, and `global/pg_control`.
 pub fn wal(data: &[u8]) -> bool {
     let Some((length, control)) = data.split_first_chunk() else { return false };
     let Some(control) = ControlFile::from_bytes(control) else { return false };
-    let Ok(segment) = segment(&control, u32::from_ne_bytes(*length)) else { return false };
-    let pages = PageNo::count_for(segment.size);
-    assert!(segment.pages.len() <= 3 && segment.pages.is_sorted_by(|a, b| a < b));
-    assert!(segment.pages.iter().all(|page| *page < pages) || segment.size < PAGE_SIZE as u64);
+    let Ok(segments) = segments(&control, u32::from_ne_bytes(*length)) else { return false };
+    assert!(segments.len() == 1 || segments.len() == 2 && segments[0].name != segments[1].name);
+    for segment in &segments {
+        let pages = PageNo::count_for(segment.size);
+        assert!(segment.pages.len() <= 3 && segment.pages.is_sorted_by(|a, b| a < b));
+        assert!(segment.pages.iter().all(|page| *page < pages));
+    }
     true
 }
 

@@ -121,7 +121,7 @@ fn bytes(hexadecimal: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Cluster, PackRef, ScanSummary, WalSegment};
+    use crate::model::{Cluster, PackRef, ScanSummary};
     use ring::rand::SystemRandom;
     use ring::signature::{Ed25519KeyPair, KeyPair};
 
@@ -156,7 +156,7 @@ mod tests {
                 roles: vec![],
                 settings: BTreeMap::new(),
             },
-            wal: WalSegment { name: String::new(), size: 0, pages: vec![] },
+            wal: Vec::new(),
             packs: vec![PackRef { number: 0, bytes: 9 }],
             index_bytes: 1,
             last_file_id: 1,

@@ -12,6 +12,7 @@ use super::error::{BranchError, LifecycleError};
 use super::hold::HoldError;
 use super::place::Place;
 use super::shared::Shared;
+use super::wal;
 use crate::model::fault::{self, FaultPoint};
 use crate::model::{BranchHead, BranchId, BranchManifest, BranchRef};
 use crate::pageserver::{Base, Volume, VolumeSource};
@@ -340,8 +341,8 @@ async fn start(
     if boot::is_far(shared.catalog.store()) {
         volume.start_recording();
     }
-    let wal = manifest.map_or(std::slice::from_ref(&base.manifest.wal), |manifest| &manifest.wal).to_vec();
-    let content = volume.read_wal(wal.iter().map(|segment| segment.pages.len()).sum()).await?;
+    let wal = manifest.map_or(&base.manifest.wal, |manifest| &manifest.wal).clone();
+    let content = volume.read_wal(wal::kept_pages(&wal)).await?;
     let wal_place = place.clone();
     let written = blocking(move || wal_place.write_wal(&wal, &content, identity));
     let (written, mounted) = tokio::join!(written, Mounted::new(volume, place, identity, shared.limits(head)));

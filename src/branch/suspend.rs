@@ -197,7 +197,7 @@ async fn plan(
     };
     let control = wal::control_file(down.volume).await?;
     let folder = down.place.wal();
-    let segment = blocking(move || wal::segment_of_folder(&control, &folder)).await?;
+    let wal = blocking(move || wal::segments_of_folder(&control, &folder)).await?;
 
     let manifest = |image: Option<Image>, layers, tree| BranchManifest {
         format: BranchManifest::format_with(image.as_ref()),
@@ -206,7 +206,7 @@ async fn plan(
         image,
         layers,
         tree,
-        wal: vec![segment.clone()],
+        wal: wal.clone(),
         databases: recorded.databases.clone(),
         roles: recorded.roles.clone(),
     };
@@ -215,7 +215,7 @@ async fn plan(
     // A quota counts pages in layers; it bounds what they are, too.
     let has_quota = shared.limits(down.head).max_delta_bytes.is_some();
     if !has_quota && rewrote_most(down, beneath).await? {
-        match make_image(shared, down, &segment, started.as_deref(), stop).await {
+        match make_image(shared, down, &wal, started.as_deref(), stop).await {
             Ok((image, boot)) => {
                 let tree = TreeDiff { next_id: image.last_file_id + 1, ..TreeDiff::default() };
                 return Ok((manifest(Some(image), Vec::new(), tree), boot));
@@ -236,10 +236,10 @@ async fn plan(
     let (id, epoch, seq) = (head.id.clone(), head.epoch, head.seq);
     let key = move |number: usize| keys::layer(&id, epoch, seq + number as u64, &nonce);
     let (volume, store, folder) = (down.volume.clone(), shared.catalog.store().clone(), down.place.wal());
-    let (wal, driver) = (segment.clone(), Driver::until(stop.clone(), Handle::current()));
+    let (segments, driver) = (wal.clone(), Driver::until(stop.clone(), Handle::current()));
     let touched = started.clone();
     let (Upload { layers, tree }, fresh) = blocking(move || {
-        let wal = wal::read_pages(&folder, &[wal])?;
+        let wal = wal::read_pages(&folder, &segments)?;
         let mut fresh = Vec::new();
         let mut put = |layer: LayerRef, bytes: Vec<u8>| {
             for range in touched.iter().flat_map(|touched| boot_ranges(&layer, &bytes, &touched.places)) {
@@ -272,7 +272,7 @@ async fn rewrote_most(down: Stopped<'_>, beneath: u64) -> Result<bool, Lifecycle
 async fn make_image(
     shared: &Shared,
     down: Stopped<'_>,
-    segment: &WalSegment,
+    wal: &[WalSegment],
     started: Option<&Touched>,
     stop: &CancellationToken,
 ) -> Result<(Image, Option<boot::Written>), LifecycleError> {
@@ -282,9 +282,9 @@ async fn make_image(
     let index = keys::image_index(&id, epoch, seq, &nonce);
     let pack = Box::new(move |number: u32| keys::image_pack(&id, epoch, seq + u64::from(number), &nonce));
     let (volume, store, place) = (down.volume.clone(), shared.catalog.store().clone(), down.place.clone());
-    let (wal, driver) = (segment.clone(), Driver::until(stop.clone(), Handle::current()));
+    let (segments, driver) = (wal.to_vec(), Driver::until(stop.clone(), Handle::current()));
     let built: BuiltImage = blocking(move || {
-        let wal = wal::read_pages(&place.wal(), &[wal])?;
+        let wal = wal::read_pages(&place.wal(), &segments)?;
         let names = ImageNames { index, pack };
         // In the delta's folder, where only the daemon can write.
         let built = build_image(&volume, &wal, names, (store, &place.delta()), &driver);

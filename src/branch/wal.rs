@@ -2,7 +2,7 @@
 //!
 //! A start after a clean stop reads one record, the shutdown checkpoint, whose page the reader only trusts after the header of the
 //! segment's first page (`XLogReaderValidatePageHeader`, xlogreader.c), and goes on writing behind it. Those two or three pages
-//! are kept. Everything else in the segment is zeros or, in a recycled segment, old WAL that nobody may need and nobody should keep.
+//! are kept, the last of them in the next segment where the record began in the last bytes of one. Everything else in the segment is zeros or, in a recycled segment, old WAL that nobody may need and nobody should keep.
 
 use super::error::LifecycleError;
 use crate::compute::ControlFile;
@@ -12,8 +12,9 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Bytes of a page header inside a record that crosses pages (`SizeOfXLogShortPHD`, xlog_internal.h).
+/// Bytes of a page header inside a record that crosses pages (`SizeOfXLogShortPHD`, xlog_internal.h), and of a segment's first.
 const PAGE_HEADER: u64 = 24;
+const SEGMENT_HEADER: u64 = 40;
 
 /// Reads `global/pg_control` through the volume, without the mount.
 pub(super) async fn control_file(volume: &Volume) -> Result<ControlFile, LifecycleError> {
@@ -37,24 +38,24 @@ pub(super) fn control_file_near(volume: &Volume, id: FileId) -> Result<ControlFi
 }
 
 /// What a start of the volume's own `pg_wal` needs, for a cluster that was stopped cleanly.
-pub(crate) async fn segment_of_volume(volume: &Volume) -> Result<WalSegment, LifecycleError> {
+pub(crate) async fn segments_of_volume(volume: &Volume) -> Result<Vec<WalSegment>, LifecycleError> {
     let control = control_file(volume).await?;
     let name = control.checkpoint_wal_file();
     let bytes = read_file(volume, ["pg_wal", &name], control.redo_offset(), 4).await?;
     let length = bytes.first_chunk().map(|length| u32::from_ne_bytes(*length));
     let length = length.ok_or_else(|| LifecycleError::Other("the last checkpoint's WAL is cut short".to_owned()))?;
-    segment(&control, length)
+    segments(&control, length)
 }
 
 /// What a start of the local folder `wal` needs, for a cluster that was stopped cleanly. Blocking.
-pub(super) fn segment_of_folder(control: &ControlFile, wal: &Path) -> Result<WalSegment, LifecycleError> {
+pub(super) fn segments_of_folder(control: &ControlFile, wal: &Path) -> Result<Vec<WalSegment>, LifecycleError> {
     let path = wal.join(control.checkpoint_wal_file());
     let failed = || LifecycleError::io(format!("cannot read {}", path.display()));
     let file = File::open(&path).map_err(failed())?;
     // `xl_tot_len`, the first field of a record (`XLogRecord`, xlogrecord.h).
     let mut length = [0; 4];
     file.read_exact_at(&mut length, control.redo_offset()).map_err(failed())?;
-    segment(control, u32::from_ne_bytes(length))
+    segments(control, u32::from_ne_bytes(length))
 }
 
 /// Bytes of WAL that an upload of an awake branch takes. A checkpoint comes right before it.
@@ -107,6 +108,11 @@ pub(super) fn since_checkpoint(
     Ok((segments, content))
 }
 
+/// How many pages [`read_pages`] has.
+pub(super) fn kept_pages(segments: &[WalSegment]) -> usize {
+    segments.iter().map(|segment| segment.pages.len()).sum()
+}
+
 /// The kept pages of `segments`, one after another. Blocking.
 pub(super) fn read_pages(folder: &Path, segments: &[WalSegment]) -> Result<Vec<u8>, LifecycleError> {
     let mut content = Vec::new();
@@ -123,22 +129,32 @@ pub(super) fn read_pages(folder: &Path, segments: &[WalSegment]) -> Result<Vec<u
     Ok(content)
 }
 
-/// The segment whose last record, at the redo point, is `length` bytes long.
-pub(super) fn segment(control: &ControlFile, length: u32) -> Result<WalSegment, LifecycleError> {
-    let start = control.redo_offset();
-    let crosses_page = start % PAGE_SIZE as u64 + u64::from(length) > PAGE_SIZE as u64;
-    let end = start + u64::from(length) + if crosses_page { PAGE_HEADER } else { 0 };
+/// The segments with the last record, at the redo point and `length` bytes long: one, or two where it crosses into the next.
+pub(super) fn segments(control: &ControlFile, length: u32) -> Result<Vec<WalSegment>, LifecycleError> {
+    let (start, size) = (control.redo_offset(), control.wal_segment_size);
     // A checkpoint's record is about a hundred bytes.
-    if length == 0 || length as usize > PAGE_SIZE || end > control.wal_segment_size {
+    if length == 0 || length as usize > PAGE_SIZE || size < 2 * PAGE_SIZE as u64 {
         return Err(LifecycleError::Other(format!(
             "the last checkpoint's record in {} is {length} bytes long, which none is",
             control.checkpoint_wal_file()
         )));
     }
-    let mut pages = vec![0];
-    pages.extend(PageNo::containing(start).0..=PageNo::containing(end - 1).0);
-    pages.dedup();
-    Ok(WalSegment { name: control.checkpoint_wal_file(), size: control.wal_segment_size, pages })
+    let crosses_page = start % PAGE_SIZE as u64 + u64::from(length) > PAGE_SIZE as u64;
+    let end = start + u64::from(length) + if crosses_page { PAGE_HEADER } else { 0 };
+    let kept = |number: u64, last: std::ops::Range<u64>| {
+        let mut pages = vec![0];
+        pages.extend(PageNo::containing(last.start).0..=PageNo::containing(last.end - 1).0);
+        pages.dedup();
+        WalSegment { name: control.wal_file(number), size, pages }
+    };
+    let number = control.redo() / size;
+    let mut segments = vec![kept(number, start..end.min(size))];
+    // A record that ends right at its segment's end crosses no page, and what is behind it begins the next file anew.
+    if crosses_page && end > size {
+        let beyond = start + u64::from(length) - size;
+        segments.push(kept(number + 1, 0..beyond + SEGMENT_HEADER));
+    }
+    Ok(segments)
 }
 
 async fn read_file(volume: &Volume, path: [&str; 2], offset: u64, length: usize) -> Result<Vec<u8>, LifecycleError> {

@@ -2,7 +2,7 @@
 //! (`store::document`), immutable once written.
 
 use super::{BaseId, BranchId, FileId, MaskingSeal, ProjectName, Role, UnixMs};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 
 /// A database of a cluster: one row of `pg_database`.
@@ -61,7 +61,9 @@ pub struct BaseManifest {
     /// Where the data came from, without credentials.
     pub source: String,
     pub cluster: Cluster,
-    pub wal: WalSegment,
+    /// One segment, or two where the last record begins in one and ends in the next. Format 1 had one, in no list.
+    #[serde(deserialize_with = "one_or_more")]
+    pub wal: Vec<WalSegment>,
     pub packs: Vec<PackRef>,
     /// Bytes of the `index` object.
     pub index_bytes: u64,
@@ -78,8 +80,21 @@ pub struct BaseManifest {
 }
 
 impl BaseManifest {
-    /// The only format there is yet.
-    pub const FORMAT: u32 = 1;
+    /// The newest format there is.
+    pub const FORMAT: u32 = 2;
+}
+
+fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<WalSegment>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Wal {
+        One(WalSegment),
+        More(Vec<WalSegment>),
+    }
+    Ok(match Wal::deserialize(deserializer)? {
+        Wal::One(segment) => vec![segment],
+        Wal::More(segments) => segments,
+    })
 }
 
 /// What a directory entry is.
@@ -201,7 +216,7 @@ pub struct BranchManifest {
     /// Flat and complete, oldest first: a read never walks ancestors.
     pub layers: Vec<LayerRef>,
     pub tree: TreeDiff,
-    /// One segment after a clean stop; from the last checkpoint on where the branch was uploaded while it was awake.
+    /// As a base's after a clean stop; from the last checkpoint on where the branch was uploaded while it was awake.
     pub wal: Vec<WalSegment>,
     pub databases: Vec<Database>,
     pub roles: Vec<Role>,

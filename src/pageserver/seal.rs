@@ -35,7 +35,7 @@ pub struct SealedParts {
 pub fn seal(
     volume: &Volume,
     staged: &StagedBase,
-    wal: &WalSegment,
+    wal: &[WalSegment],
     store: Store,
     scratch: &Path,
     runtime: Handle,
@@ -161,16 +161,18 @@ impl<'a> Sealing<'a> {
         Ok(())
     }
 
-    /// The pages that are kept of the segment in `pg_wal` of the mount, where the private start left it.
-    fn wal_of_mount(&self, wal: &WalSegment) -> Result<Vec<u8>, WriteError> {
+    /// The pages that are kept of `segments` in `pg_wal` of the mount, where the private start left them.
+    fn wal_of_mount(&self, segments: &[WalSegment]) -> Result<Vec<u8>, WriteError> {
         let listing = self.driver.wait(self.volume.listing(FileId::ROOT))??;
         let folder = self.volume.lookup(FileId::ROOT, "pg_wal", &listing)?.id;
         let listing = self.driver.wait(self.volume.listing(folder))??;
-        let segment = self.volume.lookup(folder, &wal.name, &listing)?.id;
-        let file = self.volume.file(segment)?;
-        let mut content = Vec::with_capacity(wal.pages.len() * PAGE_SIZE);
-        for page in &wal.pages {
-            content.extend(self.driver.wait(self.volume.read(&file, PageNo(*page).offset(), PAGE_SIZE))??);
+        let mut content = Vec::new();
+        for segment in segments {
+            let id = self.volume.lookup(folder, &segment.name, &listing)?.id;
+            let file = self.volume.file(id)?;
+            for page in &segment.pages {
+                content.extend(self.driver.wait(self.volume.read(&file, PageNo(*page).offset(), PAGE_SIZE))??);
+            }
         }
         Ok(content)
     }

@@ -54,7 +54,7 @@ pub(super) async fn seal(sealing: Sealing<'_>, scratch: &Path) -> Result<(Sealed
         volume.remove_root_file(name).await?;
     }
     let (volume, cluster) = make_consistent(volume, &ground, &place, &staged.project).await?;
-    let wal = wal::segment_of_volume(&volume).await?;
+    let wal = wal::segments_of_volume(&volume).await?;
     let (store, folder, runtime) = (catalog.store().clone(), scratch.to_owned(), tokio::runtime::Handle::current());
     let (sealed_wal, sealed_staged) = (wal.clone(), staged.clone());
     let parts = tokio::task::spawn_blocking(move || {

@@ -112,7 +112,7 @@ mod tests {
                 roles: Vec::new(),
                 settings: [("port".to_owned(), "5432".to_owned())].into(),
             },
-            wal: WalSegment { name: "000000010000000000000001".to_owned(), size: 16 << 20, pages: vec![0] },
+            wal: vec![WalSegment { name: "000000010000000000000001".to_owned(), size: 16 << 20, pages: vec![0] }],
             packs: vec![crate::model::PackRef { number: 0, bytes: 5000 }],
             index_bytes: 300,
             last_file_id: 900,

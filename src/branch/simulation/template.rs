@@ -1,7 +1,7 @@
 //! The base that every history begins with, written once by the real writer and copied into each store.
 
 use super::world::project;
-use crate::model::{BaseManifest, Cluster, Entropy, WalSegment};
+use crate::model::{BaseManifest, Cluster, Entropy};
 use crate::pageserver::tests::fixture::{Fixture, content_of, folder, write_base};
 use crate::pageserver::{Base, PageCache, StagedBase};
 use crate::settings::CacheSettings;
@@ -96,7 +96,7 @@ fn base_manifest(staged: &StagedBase) -> BaseManifest {
         created_at_ms: 0,
         source: "a test".to_owned(),
         cluster,
-        wal: WalSegment { name: "0".repeat(24), size: 16 << 20, pages: Vec::new() },
+        wal: Vec::new(),
         packs: staged.packs.clone(),
         index_bytes: staged.index_bytes,
         last_file_id: staged.last_file_id,

@@ -45,7 +45,7 @@ impl Described {
             last_file_id: manifest.last_file_id,
             files: manifest.files,
             logical_bytes: manifest.logical_bytes,
-            wal_pages: Some(manifest.wal.pages.len() as u64),
+            wal_pages: Some(manifest.wal.iter().map(|segment| segment.pages.len() as u64).sum()),
         }
     }
 

@@ -45,7 +45,7 @@ impl Run<'_> {
         let segment = std::fs::read(scratch.join(&wal.name)).expect("the segment can be read");
         self.put_file("pg_wal", &wal.name, &segment);
         let staged = &self.fixture.staged;
-        let parts = seal(self.volume(), staged, &wal, store.clone(), &scratch, handle.clone());
+        let parts = seal(self.volume(), staged, std::slice::from_ref(&wal), store.clone(), &scratch, handle.clone());
         let parts = parts.unwrap_or_else(|e| panic!("seed {seed}: it cannot be sealed: {e}"));
 
         let sealed = self.open_sealed(&parts);

@@ -36,7 +36,7 @@ pub(super) fn base_manifest(id: &BaseId, packs: u32) -> BaseManifest {
         created_at_ms: 0,
         source: "a test".to_owned(),
         cluster,
-        wal: wal(),
+        wal: vec![wal()],
         packs: (0..packs).map(|number| PackRef { number, bytes: 4 }).collect(),
         index_bytes: 5,
         last_file_id: 0,
