@@ -21,6 +21,6 @@ newest_postgres() {
 # Folder with PostgreSQL 18 from the cache; empty when it could not be had.
 postgres18() {
     local found
-    found=$(compgen -G "$OFFSHOOT_CACHE/postgresql-18*/bin" | sort -V | tail -1)
-    echo "$found"
+    found=$(compgen -G "$OFFSHOOT_CACHE/postgresql-18*/bin/pg_dump" | sort -V | tail -1)
+    echo "${found%/pg_dump}"
 }

