@@ -11,6 +11,7 @@ mod generated;
 mod kills;
 mod logical_copy;
 mod memory;
+mod postgres_18;
 mod properties;
 mod raw_bases;
 mod refusals;
