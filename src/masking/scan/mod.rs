@@ -4,7 +4,7 @@
 //! folder. [`Scan::run`] then reads every byte of every regular file below it, once:
 //!
 //! ```text
-//! every file        plain: all encodings of all secrets                                              finder.rs
+//! every file        plain: all encodings of all secrets                                              sieve.rs, finder.rs
 //! base/, global/    + compressed values within pages, decompressed                                   pages.rs, inflate.rs
 //!                   + TOAST chunks joined to values, these decompressed too                          toast.rs
 //!                   + what a heap that was only ever filled cannot hold: dead items, old versions    pages.rs
@@ -42,6 +42,7 @@ mod pages;
 mod patterns;
 mod result;
 mod run;
+mod sieve;
 mod tail;
 mod toast;
 mod wal;

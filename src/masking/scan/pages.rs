@@ -24,6 +24,8 @@ const COMPRESSED_HEADER: usize = 8;
 /// Shortest compressed value: less cannot save anything.
 const COMPRESSED_MIN: usize = 12;
 const PAGE_HEADER: usize = 24;
+/// Words that are looked at together.
+const BLOCK: usize = 32;
 const TUPLE_HEADER: usize = 23;
 /// `PageSetPageSizeAndVersion`: the size, and layout version 4 since PostgreSQL 8.3.
 const SIZE_AND_VERSION: u16 = PAGE as u16 | 4;
@@ -139,11 +141,17 @@ impl<'a> Page<'a> {
 
     /// Every place that may be a value compressed inline, with its offset: what a tuple or index entry aligns to four bytes.
     pub(super) fn compressed_values(self) -> impl Iterator<Item = (usize, CompressedValue<'a>)> {
-        let words = self.bytes[PAGE_HEADER..].chunks_exact(4).enumerate();
-        let likely = words.filter(|(_, word)| CompressedValue::may_begin(u32_at(word, 0)));
-        likely.filter_map(move |(word, _)| {
-            let at = PAGE_HEADER + word * 4;
-            CompressedValue::at(self.bytes, at).map(|value| (at, value))
+        // Few words begin one, and many at once are soon looked at.
+        let words = self.bytes[PAGE_HEADER..].as_chunks::<4>().0;
+        let may_begin = |word: &[u8; 4]| CompressedValue::may_begin(u32::from_le_bytes(*word));
+        let blocks = words.chunks(BLOCK).enumerate();
+        let likely = blocks.filter(move |(_, block)| block.iter().fold(false, |any, word| any | may_begin(word)));
+        likely.flat_map(move |(number, block)| {
+            let places = block.iter().enumerate().filter(move |(_, word)| may_begin(word));
+            places.filter_map(move |(place, _)| {
+                let at = PAGE_HEADER + (number * BLOCK + place) * 4;
+                CompressedValue::at(self.bytes, at).map(|value| (at, value))
+            })
         })
     }
 }
@@ -163,10 +171,10 @@ impl<'a> Chunk<'a> {
 }
 
 impl<'a> CompressedValue<'a> {
-    /// Whether four bytes may be the header: 2 in the low bits, then a length below a page's.
+    /// Whether four bytes may be the header: 2 in the low bits, then a length of [`COMPRESSED_MIN`] or more and below a page's.
     #[inline(always)]
     pub(super) fn may_begin(header: u32) -> bool {
-        header & !((PAGE as u32 - 1) << 2) == 2
+        header & !((PAGE as u32 - 1) << 2) == 2 && header >> 2 >= COMPRESSED_MIN as u32
     }
 
     /// A value at `at`, if its header is there and plausible and all of it fits in `bytes` and in a page.
@@ -174,7 +182,7 @@ impl<'a> CompressedValue<'a> {
     pub(super) fn at(bytes: &'a [u8], at: usize) -> Option<CompressedValue<'a>> {
         let header = u32_at(bytes.get(at..at + 4)?, 0);
         let length = (header >> 2) as usize;
-        if !Self::may_begin(header) || length < COMPRESSED_MIN {
+        if !Self::may_begin(header) {
             return None;
         }
         let value = bytes.get(at..at + length)?;

@@ -8,13 +8,16 @@
 //! repeated count as common whatever the secrets.
 
 use super::encodings::{Encoding, Form, SHORTEST, Source, Wrap, is_short_number};
-use super::finder::{Candidate, Census, Finder};
+use super::finder::{Candidate, Census, Finder, KEPT};
+use super::sieve::{Keys, Places, STRETCH};
 use std::ops::Range;
 
 /// Longest value that is searched for whole, in bytes.
 const WHOLE: usize = 256;
 /// Bytes of the middle of a longer one.
 const MIDDLE: usize = 128;
+/// Bytes of the shortest pattern that every 8th position finds.
+const LONG: usize = Finder::<8, 8>::ANCHOR;
 /// Places of an anchor that are compared.
 const PLACES: usize = 64;
 
@@ -58,12 +61,14 @@ pub struct PatternsBuilder {
 pub struct Patterns {
     secrets: Secrets,
     patterns: Vec<Pattern>,
-    /// Patterns of 11 bytes or more.
-    long: Finder<8, 4, 4>,
-    /// Of 7 to 10.
-    short: Finder<6, 2, 2>,
-    /// Of 4, at offsets divisible by 4.
-    aligned: Finder<4, 4, 1>,
+    /// Keys of 8 bytes, at offsets divisible by 8, and the patterns they are of.
+    long_keys: Keys,
+    long: Finder<8, 8>,
+    /// Keys of 4 bytes, at offsets divisible by 4.
+    short_keys: Keys,
+    short: Finder<4, 4>,
+    /// Of patterns that lie at such offsets themselves.
+    aligned: Finder<4, 1>,
     longest: usize,
 }
 
@@ -100,20 +105,22 @@ enum Class {
 }
 
 impl Class {
+    const ALL: [Class; 3] = [Class::Long, Class::Short, Class::Aligned];
+
     fn of(form: Form, length: usize) -> Option<Class> {
         match length {
             _ if form.source == Source::Integer4 => Some(Class::Aligned),
             0..SHORTEST => None,
-            SHORTEST..11 => Some(Class::Short),
+            SHORTEST..LONG => Some(Class::Short),
             _ => Some(Class::Long),
         }
     }
 
     /// The rarest of the anchor's places. `None` if there is none without zeros only, which no finder looks at.
-    fn anchor(self, bytes: &[u8], census: &Census<8>, short_census: &Census<6>) -> Option<u16> {
+    fn anchor(self, bytes: &[u8], census: &Census<8>, short_census: &Census<4>) -> Option<u16> {
         match self {
-            Class::Long => rarest(bytes, census, 4),
-            Class::Short => rarest(bytes, short_census, 2),
+            Class::Long => rarest(bytes, census, 8),
+            Class::Short => rarest(bytes, short_census, 4),
             Class::Aligned => Some(0),
         }
     }
@@ -167,22 +174,32 @@ impl PatternsBuilder {
     /// Chooses the anchors and builds the tables: of 100,000 e-mail addresses and the like 4 s, 53 MiB kept and 40 more meanwhile.
     pub fn build(mut self) -> Patterns {
         let longest = self.choose_anchors();
-        let long = finder(&self.secrets, &self.patterns, Class::Long);
-        let short = finder(&self.secrets, &self.patterns, Class::Short);
-        let aligned = finder(&self.secrets, &self.patterns, Class::Aligned);
-        Patterns { secrets: self.secrets, patterns: self.patterns, long, short, aligned, longest }
+        let (secrets, patterns) = (self.secrets, self.patterns);
+        let counts = Class::ALL.map(|class| count(&secrets, &patterns, class));
+        let [long, short, aligned] = counts;
+        let [mut long_keys, mut short_keys] = Keys::pair(long * 8, short * 4 + aligned);
+        Patterns {
+            long: finder(&secrets, &patterns, (Class::Long, long), &mut long_keys),
+            short: finder(&secrets, &patterns, (Class::Short, short), &mut short_keys),
+            aligned: finder(&secrets, &patterns, (Class::Aligned, aligned), &mut short_keys),
+            long_keys,
+            short_keys,
+            secrets,
+            patterns,
+            longest,
+        }
     }
 
     /// Counts windows over all patterns, then gives each its rarest anchor. Returns the longest pattern's bytes.
     fn choose_anchors(&mut self) -> usize {
         let windows = self.patterns.len() * 24;
-        let (mut census, mut short_census) = (Census::<8>::new(windows), Census::<6>::new(windows / 8));
+        let (mut census, mut short_census) = (Census::<8>::new(windows), Census::<4>::new(windows / 4));
         let mut longest = 0;
         each_pattern(&self.secrets, &self.patterns, &mut |_, class, bytes| {
             longest = longest.max(bytes.len());
             match class {
                 Class::Long => (0..=bytes.len() - 8).for_each(|at| census.count(bytes, at)),
-                Class::Short => (0..=bytes.len() - 6).for_each(|at| short_census.count(bytes, at)),
+                Class::Short => (0..=bytes.len() - 4).for_each(|at| short_census.count(bytes, at)),
                 Class::Aligned => {}
             }
         });
@@ -229,18 +246,23 @@ fn each_pattern(secrets: &Secrets, patterns: &[Pattern], each: &mut dyn FnMut(u3
     }
 }
 
-fn finder<const WINDOW: usize, const STRIDE: usize, const SHIFTS: usize>(
-    secrets: &Secrets,
-    patterns: &[Pattern],
-    wanted: Class,
-) -> Finder<WINDOW, STRIDE, SHIFTS> {
+fn count(secrets: &Secrets, patterns: &[Pattern], wanted: Class) -> usize {
     let mut count = 0;
     each_pattern(secrets, patterns, &mut |_, class, _| count += usize::from(class == wanted));
-    Finder::new(count, |each| {
+    count
+}
+
+fn finder<const WINDOW: usize, const SHIFTS: usize>(
+    secrets: &Secrets,
+    patterns: &[Pattern],
+    (wanted, count): (Class, usize),
+    keys: &mut Keys,
+) -> Finder<WINDOW, SHIFTS> {
+    Finder::new(count, keys, |each| {
         each_pattern(secrets, patterns, &mut |number, class, bytes| {
             if class == wanted {
                 let anchor = usize::from(patterns[number as usize].anchor);
-                each(number, &bytes[anchor..anchor + Finder::<WINDOW, STRIDE, SHIFTS>::ANCHOR]);
+                each(number, &bytes[anchor..anchor + Finder::<WINDOW, SHIFTS>::ANCHOR]);
             }
         });
     })
@@ -281,6 +303,7 @@ impl Patterns {
     pub fn size_bytes(&self) -> usize {
         let secrets = self.secrets.text.len() + self.secrets.ends.len() * 8 + self.secrets.labels.len() * 4;
         let finders = self.long.size_bytes() + self.short.size_bytes() + self.aligned.size_bytes();
+        let finders = finders + self.long_keys.size_bytes() + self.short_keys.size_bytes();
         secrets + self.patterns.len() * size_of::<Pattern>() + finders
     }
 
@@ -300,9 +323,13 @@ impl Patterns {
                 found(hit);
             }
         };
-        self.long.search(data, length, &mut verify);
-        self.short.search(data, length, &mut verify);
-        self.aligned.search(data, length, &mut verify);
+        let (mut places, mut kept) = (Places::new(), [0; KEPT]);
+        for start in (0..length).step_by(STRETCH) {
+            places.sift(data, start..length.min(start + STRETCH), [&self.long_keys, &self.short_keys]);
+            self.long.search(data, &places.long, &mut kept, &mut verify);
+            self.short.search(data, &places.short, &mut kept, &mut verify);
+            self.aligned.search(data, &places.short, &mut kept, &mut verify);
+        }
     }
 
     fn verify(&self, data: &[u8], candidate: Candidate, scratch: &mut Vec<u8>) -> Option<Hit> {

@@ -3,10 +3,10 @@
 //! Memory does not depend on the files' sizes: a thread holds a piece of a file, and of the value that it decompresses. Files are read once, WAL
 //! segments twice. The first error ends the scan: nothing is proven then.
 
-use super::finder::PADDING;
 use super::pages::{PAGE, Page, PageState};
 use super::patterns::Patterns;
 use super::result::{Finding, HeapFaults, Place, ScanError, ScanResult};
+use super::sieve::PADDING;
 use super::tail::Tail;
 use super::toast::{ToastJoiner, Unpacked};
 use super::wal::{WalJoiner, unpack_whole};

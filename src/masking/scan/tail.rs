@@ -3,8 +3,8 @@
 //! Whoever fills the stream appends to [`Tail::bytes`]; [`Tail::search`] searches what is new together with an overlap of what came before, and
 //! forgets the rest. The first byte kept always has an offset divisible by 4, as 4-byte integers are searched for.
 
-use super::finder::PADDING;
 use super::patterns::{Hit, Patterns};
+use super::sieve::PADDING;
 
 #[derive(Default)]
 pub(super) struct Tail {

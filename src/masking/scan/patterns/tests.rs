@@ -1,6 +1,6 @@
 //! Every encoding is found wherever it lies, nothing is found that differs in a byte, and how fast that goes.
 
-use super::super::finder::PADDING;
+use super::super::sieve::PADDING;
 use super::super::tail::Tail;
 use super::*;
 use std::time::Instant;
@@ -182,7 +182,7 @@ fn speed_of_the_plain_search() {
         }
     }
     let datas = [("text", text), ("noise", noise.bytes(32 << 20)), ("zeros", vec![0; 32 << 20])];
-    for count in [1_000, 100_000] {
+    for count in [1_000, 3_000, 10_000, 100_000] {
         for short in [false, true] {
             let mut builder = PatternsBuilder::new();
             let started = Instant::now();

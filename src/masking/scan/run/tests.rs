@@ -94,8 +94,16 @@ fn speed_of_a_folder() {
     let folder = std::env::var("SCAN_FOLDER").expect("SCAN_FOLDER names a data directory");
     for _ in 0..3 {
         let mut builder = PatternsBuilder::new();
-        (0..1000)
-            .for_each(|i| _ = builder.add(LabelId(i), SecretKind::Text, &format!("person.{:x}@example.com", i * 7919)));
+        for i in 0..1280u64 {
+            let (kind, value) = match i % 5 {
+                0 => (SecretKind::Text, format!("person.{:x}@example.com", i * 7919)),
+                1 => (SecretKind::Text, format!("Anna{i} Petersen{}", i * 31)),
+                2 => (SecretKind::Text, format!("+49 30 {}", 10_000_000 + i * 7919)),
+                3 => (SecretKind::Integer(8), (4_000_000_000_000_000 + i * 104_729).to_string()),
+                _ => (SecretKind::Integer(4), (1_000_000_000 + i * 7919).to_string()),
+            };
+            builder.add(LabelId(i as u32), kind, &value);
+        }
         let scan = Scan { patterns: Arc::new(builder.build()), threads: 1 };
         let started = std::time::Instant::now();
         let result = scan.run(Path::new(&folder), &|_| true).expect("scanned");
