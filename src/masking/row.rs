@@ -1,16 +1,20 @@
 //! Rows on their way: COPY's text form in, in pieces of any size, and out again with masked values.
 //!
-//! What is kept goes through as it comes, byte for byte, and is never held: a row may be 1 GB long. What is masked is held until its end,
-//! so it may be at most [`LONGEST_VALUE`]. In COPY's text form a tab or a newline that is part of a value is escaped, so the bare bytes are
+//! What is kept goes through as it comes, byte for byte, and is never held: a row may be 1 GB long. What is masked is held until its end, unless it is
+//! longer than [`STREAMED`] and its mask can do without that, as redact and hmac can; otherwise it may be at most [`LONGEST_VALUE`]. Of a value that is replaced, its
+//! beginning is enough. In COPY's text form a tab or a newline that is part of a value is escaped, so the bare bytes are
 //! the ends of values and rows and nothing else (Postgres manual, "COPY", "Text Format").
 
-use super::masks::Telling;
+mod long;
+
+use super::masks::{STREAMED, Telling};
 use super::sample::Sample;
-use super::value::{Became, Transform, ValueError};
+use super::value::{Became, LongValue, Transform, ValueError};
 use bytes::{BufMut, BytesMut};
+use long::Long;
 use std::sync::Arc;
 
-/// Longest value, in bytes of COPY's text form, that is masked. With what it becomes it is in memory a few times.
+/// Longest value, in bytes of COPY's text form, that is held. With what it becomes it is in memory a few times.
 pub(super) const LONGEST_VALUE: usize = 48 << 20;
 
 const NULL: &[u8] = b"\\N";
@@ -62,12 +66,23 @@ pub(super) struct RowMasker {
     written: usize,
     /// The step whose value comes next, or `steps.len()` at the end of a row.
     at: usize,
-    /// Of the value that is being held.
+    /// Of the value that comes in.
     held: Vec<u8>,
+    /// What is done with the rest of it.
+    rest: Rest,
     rows: u64,
     siblings: Vec<String>,
     raw: String,
     masked: String,
+}
+
+/// What becomes of the rest of a value, once more than [`STREAMED`] bytes of it are held.
+enum Rest {
+    /// It is held, too.
+    Unknown,
+    Held,
+    Forgotten,
+    Masked(Long),
 }
 
 impl RowMasker {
@@ -82,6 +97,7 @@ impl RowMasker {
             steps,
             at: 0,
             held: Vec::new(),
+            rest: Rest::Unknown,
             rows: 0,
             siblings: vec![String::new(); siblings],
             raw: String::new(),
@@ -96,20 +112,26 @@ impl RowMasker {
 
     /// No row has begun that has not ended.
     pub(super) fn is_between_rows(&self) -> bool {
-        self.at == 0 && self.held.is_empty()
+        self.at == 0 && self.is_between_values()
+    }
+
+    fn is_between_values(&self) -> bool {
+        self.held.is_empty() && matches!(self.rest, Rest::Unknown)
     }
 
     /// Takes what comes next of the input, and appends what is known of the output.
     pub(super) fn feed(&mut self, mut input: &[u8], out: &mut BytesMut) -> Result<(), RowError> {
         while !input.is_empty() {
-            if self.at == 0 && self.held.is_empty() {
+            if self.is_between_rows() {
                 self.emit_unread(out)?;
             }
             let end = memchr::memchr2(b'\t', b'\n', input);
             let piece = &input[..end.unwrap_or(input.len())];
             match self.steps.get(self.at) {
                 Some(Step::Copy) => out.extend_from_slice(piece),
-                Some(Step::Mask(_) | Step::Template(..) | Step::Look(..)) => self.hold(piece)?,
+                Some(Step::Mask(_) | Step::Template(..) | Step::Look(..)) => {
+                    self.hold(piece, out).map_err(|error| self.failed(self.at, error))?;
+                }
                 // A table none of whose columns are read: only its rows' ends come.
                 _ => {}
             }
@@ -125,18 +147,54 @@ impl RowMasker {
         Ok(())
     }
 
-    fn hold(&mut self, piece: &[u8]) -> Result<(), RowError> {
-        if self.held.len() + piece.len() > LONGEST_VALUE {
-            return Err(self.failed(self.at, ValueError::TooLong));
+    fn hold(&mut self, piece: &[u8], out: &mut BytesMut) -> Result<(), ValueError> {
+        let length = self.held.len() + piece.len();
+        if length > STREAMED && matches!(self.rest, Rest::Unknown) {
+            self.begin_long(out)?;
         }
-        self.held.extend_from_slice(piece);
+        match &mut self.rest {
+            Rest::Masked(long) => return long.push(piece, out),
+            Rest::Forgotten => return Ok(()),
+            Rest::Held if length > LONGEST_VALUE => return Err(ValueError::TooLong),
+            Rest::Held | Rest::Unknown => self.held.extend_from_slice(piece),
+        }
+        Ok(())
+    }
+
+    /// Decides what is done with a value that is long. What is held of it is its beginning.
+    fn begin_long(&mut self, out: &mut BytesMut) -> Result<(), ValueError> {
+        let step = self.steps.clone();
+        let long = match step.get(self.at) {
+            Some(Step::Mask(masking)) if masking.remember.is_none() => {
+                unescape(beginning(&self.held), &mut self.raw)?;
+                masking.transform.begin_long(&self.raw)
+            }
+            Some(Step::Mask(_)) => LongValue::NeededWhole,
+            _ => LongValue::Replaced,
+        };
+        self.rest = match long {
+            LongValue::NeededWhole => Rest::Held,
+            LongValue::Replaced => {
+                self.held.truncate(beginning(&self.held).len());
+                Rest::Forgotten
+            }
+            LongValue::Masked(stream) => {
+                let mut long = Long::new(stream);
+                long.push(&std::mem::take(&mut self.held), out)?;
+                Rest::Masked(long)
+            }
+        };
         Ok(())
     }
 
     /// The value at hand is complete: writes what it became, and everything up to the next value that is read.
     fn end_value(&mut self, out: &mut BytesMut) -> Result<(), RowError> {
         let steps = self.steps.clone();
+        let rest = std::mem::replace(&mut self.rest, Rest::Unknown);
         match steps.get(self.at) {
+            Some(Step::Mask(_)) if let Rest::Masked(long) = rest => {
+                long.end(out).map_err(|error| self.failed(self.at, error))?;
+            }
             Some(Step::Mask(masking)) => {
                 let held = std::mem::take(&mut self.held);
                 let outcome = self.mask(masking, &held, out);
@@ -253,20 +311,36 @@ fn unescape(held: &[u8], text: &mut String) -> Result<(), ValueError> {
     while let Some(at) = memchr::memchr(b'\\', rest) {
         bytes.extend_from_slice(&rest[..at]);
         let escaped = rest.get(at + 1).ok_or(ValueError::Malformed("COPY"))?;
-        bytes.push(match escaped {
-            b'b' => 8,
-            b'f' => 12,
-            b'n' => b'\n',
-            b'r' => b'\r',
-            b't' => b'\t',
-            b'v' => 11,
-            other => *other,
-        });
+        bytes.push(unescaped(*escaped));
         rest = &rest[at + 2..];
     }
     bytes.extend_from_slice(rest);
     *text = String::from_utf8(bytes).map_err(|_| ValueError::NotUtf8)?;
     Ok(())
+}
+
+/// What a backslash with `byte` behind it stands for.
+fn unescaped(byte: u8) -> u8 {
+    match byte {
+        b'b' => 8,
+        b'f' => 12,
+        b'n' => b'\n',
+        b'r' => b'\r',
+        b't' => b'\t',
+        b'v' => 11,
+        other => other,
+    }
+}
+
+/// `held` without an escape or a character at its end that is cut in two.
+fn beginning(held: &[u8]) -> &[u8] {
+    let backslashes = held.iter().rev().take_while(|byte| **byte == b'\\').count();
+    let held = &held[..held.len() - backslashes % 2];
+    let Some(behind) = held.iter().rev().take(4).position(|byte| byte & 0xc0 != 0x80) else { return held };
+    let first = held.len() - 1 - behind;
+    // As many ones as the character has bytes (RFC 3629, 3).
+    let width = held[first].leading_ones() as usize;
+    if width > behind + 1 { &held[..first] } else { held }
 }
 
 #[cfg(test)]

@@ -7,7 +7,9 @@ mod json;
 mod record;
 
 use super::catalog::{DatabaseCatalog, Oid, Type};
-use super::masks::{Changes, DomainKey, Longest, MaskError, MaskSpec, Masker, MaskingKey, Telling, ValueType};
+use super::masks::{
+    Changes, DomainKey, Longest, MaskError, MaskSpec, MaskStream, Masker, MaskingKey, Telling, ValueType,
+};
 use super::rules::{ColumnRule, Mask};
 use super::sample::Sample;
 use array::Array;
@@ -25,7 +27,7 @@ pub(super) enum ValueError {
     Malformed(&'static str),
     #[error("a JSON document has something at a place that no path leads to, and its rule says unlisted = \"deny\"")]
     UnlistedLeaf,
-    #[error("a value is longer than {limit} bytes, which only keep, null and constant can do anything with", limit = super::row::LONGEST_VALUE)]
+    #[error("a value is longer than {limit} bytes, which only keep, null, constant, redact and hmac can do anything with", limit = super::row::LONGEST_VALUE)]
     TooLong,
     #[error("a value is not UTF-8, and only keep, null and constant can do anything with it")]
     NotUtf8,
@@ -82,6 +84,14 @@ impl Replacement {
             }
         }
     }
+}
+
+/// What is done to a value that is too long to be held.
+pub(super) enum LongValue {
+    /// The rest of it does not matter.
+    Replaced,
+    Masked(Box<dyn MaskStream>),
+    NeededWhole,
 }
 
 /// What a value became.
@@ -251,6 +261,21 @@ impl Transform {
         Ok(Became::Text)
     }
 
+    /// How a value is masked that goes on after `head`, its first [`STREAMED`](super::masks::STREAMED) bytes or so, and is not held.
+    pub(super) fn begin_long(&self, head: &str) -> LongValue {
+        match self {
+            Transform::Replace(_) => LongValue::Replaced,
+            Transform::Mask(leaf) if !leaf.is_padded && !leaf.folds_case => match leaf.masker.stream() {
+                Some(stream) => {
+                    leaf.sample.offer(head, |head| leaf.masker.telling(head));
+                    LongValue::Masked(stream)
+                }
+                None => LongValue::NeededWhole,
+            },
+            _ => LongValue::NeededWhole,
+        }
+    }
+
     /// Different values stay different.
     pub(super) fn is_unique(&self) -> bool {
         match self {
@@ -326,6 +351,11 @@ fn value_type(ty: &Type) -> ValueType {
 
 #[cfg(test)]
 impl Transform {
+    pub(super) fn of_masker(masker: Masker) -> Transform {
+        let sample = super::sample::of_text().into();
+        Transform::Mask(Arc::new(Leaf { masker, is_padded: false, folds_case: false, sample }))
+    }
+
     /// NULL for every value.
     pub(super) fn null() -> Transform {
         Transform::Replace(Arc::new(Replacement { with: None, sample: super::sample::of_text().into() }))

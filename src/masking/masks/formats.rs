@@ -1,11 +1,13 @@
 //! Masks that keep a format and nothing else: encryption within an alphabet, hashes, UUIDs, blanks; and those that leave a value or overwrite it.
 
-use super::key::{DomainKey, Prf};
-use super::masker::{Built, Changes, Longest, Mask, MaskError, Properties, Unsuitable, ValueType, until_changed};
+use super::key::{DomainKey, Draws, Prf};
+use super::masker::{
+    Built, Changes, Longest, Mask, MaskError, MaskStream, Properties, STREAMED, Unsuitable, ValueType, until_changed,
+};
 use super::spec::Alphabet;
 use aes::Aes256;
 use fpe::ff1::{FF1, FlexibleNumeralString};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt::Write;
 use std::ops::RangeInclusive;
 
@@ -76,6 +78,7 @@ pub(super) fn redact(keep_first: usize, keep_last: usize, with: char, ty: &Value
     constant(zero)
 }
 
+#[derive(Clone, Copy)]
 struct RedactText {
     keep_first: usize,
     keep_last: usize,
@@ -92,6 +95,40 @@ impl Mask for RedactText {
         out.extend(value.chars().enumerate().map(|(at, c)| if replaced.contains(&at) { self.with } else { c }));
         Ok(())
     }
+
+    fn stream(&self) -> Option<Box<dyn MaskStream>> {
+        // More characters than that surely come.
+        let keeps_few = self.keep_first.saturating_add(self.keep_last) < STREAMED / 4;
+        keeps_few
+            .then(|| Box::new(RedactedText { mask: *self, first: 0, last: VecDeque::new() }) as Box<dyn MaskStream>)
+    }
+}
+
+struct RedactedText {
+    mask: RedactText,
+    /// Characters that were kept.
+    first: usize,
+    /// Those that stay if nothing comes after them.
+    last: VecDeque<char>,
+}
+
+impl MaskStream for RedactedText {
+    fn push(&mut self, piece: &str, out: &mut String) {
+        let mut rest = piece.chars();
+        let kept = rest.by_ref().take(self.mask.keep_first - self.first);
+        out.extend(kept.inspect(|_| self.first += 1));
+        for c in rest {
+            self.last.push_back(c);
+            if self.last.len() > self.mask.keep_last {
+                self.last.pop_front();
+                out.push(self.mask.with);
+            }
+        }
+    }
+
+    fn end(&mut self, out: &mut String) {
+        out.extend(self.last.drain(..));
+    }
 }
 
 struct RedactBytes;
@@ -106,6 +143,35 @@ impl Mask for RedactBytes {
         out.push_str(BYTEA);
         out.extend(std::iter::repeat_n('0', digits));
         Ok(())
+    }
+
+    fn stream(&self) -> Option<Box<dyn MaskStream>> {
+        Some(Box::new(RedactedBytes::default()))
+    }
+}
+
+#[derive(Default)]
+struct RedactedBytes {
+    /// Of the value so far.
+    characters: usize,
+    /// Digits for each character; once the first ones are known.
+    digits: usize,
+}
+
+impl MaskStream for RedactedBytes {
+    fn push(&mut self, piece: &str, out: &mut String) {
+        let mut length = piece.len();
+        if self.digits == 0 && length > 0 {
+            self.digits = if piece.starts_with(BYTEA) { 1 } else { 2 };
+            out.push_str(BYTEA);
+            length -= if self.digits == 1 { BYTEA.len() } else { 0 };
+        }
+        self.characters += length;
+        out.extend(std::iter::repeat_n('0', length * self.digits));
+    }
+
+    fn end(&mut self, out: &mut String) {
+        out.extend(std::iter::repeat_n('0', self.characters * self.digits % 2));
     }
 }
 
@@ -232,6 +298,7 @@ pub(super) fn hmac(length: usize, ty: &ValueType, key: &DomainKey) -> Result<Bui
     Ok((properties, Box::new(Hmac { prefix, length, prf: key.function("hmac") })))
 }
 
+#[derive(Clone)]
 struct Hmac {
     prefix: &'static str,
     length: usize,
@@ -244,13 +311,41 @@ impl Mask for Hmac {
             out.push_str(value);
             return Ok(());
         }
-        until_changed(value, out, |attempt, out| {
-            let mut draws = self.prf.draws(value.as_bytes(), attempt);
-            out.push_str(self.prefix);
-            for _ in 0..self.length {
-                out.push(char::from(b"0123456789abcdef"[draws.small(16)]));
-            }
-        })
+        until_changed(value, out, |attempt, out| self.write(self.prf.draws(value.as_bytes(), attempt), out))
+    }
+
+    fn stream(&self) -> Option<Box<dyn MaskStream>> {
+        // The first attempt differs from anything as long as that.
+        Some(Box::new(Hashed { mask: self.clone(), context: Some(self.prf.context()) }))
+    }
+}
+
+impl Hmac {
+    fn write(&self, mut draws: Draws<'_>, out: &mut String) {
+        out.push_str(self.prefix);
+        for _ in 0..self.length {
+            out.push(char::from(b"0123456789abcdef"[draws.small(16)]));
+        }
+    }
+}
+
+struct Hashed {
+    mask: Hmac,
+    /// Until the end.
+    context: Option<ring::hmac::Context>,
+}
+
+impl MaskStream for Hashed {
+    fn push(&mut self, piece: &str, _out: &mut String) {
+        if let Some(context) = &mut self.context {
+            context.update(piece.as_bytes());
+        }
+    }
+
+    fn end(&mut self, out: &mut String) {
+        if let Some(context) = self.context.take() {
+            self.mask.write(self.mask.prf.draws_of(context), out);
+        }
     }
 }
 

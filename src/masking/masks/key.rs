@@ -88,23 +88,41 @@ impl fmt::Debug for DomainKey {
 }
 
 /// A pseudo-random function of values, keyed for one kind of mask.
+#[derive(Clone)]
 pub(super) struct Prf(hmac::Key);
 
 impl Prf {
     /// The draws for `value`; another `attempt` gives others.
     pub(super) fn draws(&self, value: &[u8], attempt: u32) -> Draws<'_> {
-        let seed = self.block(value, attempt, FIRST_BLOCK);
+        self.draws_from(self.block(value, attempt, FIRST_BLOCK))
+    }
+
+    fn draws_from(&self, seed: [u8; 32]) -> Draws<'_> {
         Draws { prf: self, seed, block: seed, at: 0, later_blocks: 0, fraction: 0, spent: u64::MAX }
+    }
+
+    /// For a value that comes in pieces.
+    pub(super) fn context(&self) -> hmac::Context {
+        hmac::Context::with_key(&self.0)
+    }
+
+    /// The draws of the first attempt for the value that went into `context`.
+    pub(super) fn draws_of(&self, context: hmac::Context) -> Draws<'_> {
+        self.draws_from(end_of_block(context, 0, FIRST_BLOCK))
     }
 
     /// HMAC of `value`, `number` (big-endian) and `tag`: a suffix of fixed length, so no two questions read alike.
     fn block(&self, value: &[u8], number: u32, tag: u8) -> [u8; 32] {
-        let [a, b, c, d] = number.to_be_bytes();
-        let mut context = hmac::Context::with_key(&self.0);
+        let mut context = self.context();
         context.update(value);
-        context.update(&[a, b, c, d, tag]);
-        bytes_of(context.sign())
+        end_of_block(context, number, tag)
     }
+}
+
+fn end_of_block(mut context: hmac::Context, number: u32, tag: u8) -> [u8; 32] {
+    let [a, b, c, d] = number.to_be_bytes();
+    context.update(&[a, b, c, d, tag]);
+    bytes_of(context.sign())
 }
 
 fn bytes_of(tag: hmac::Tag) -> [u8; 32] {

@@ -144,6 +144,22 @@ pub(super) trait Mask: Send + Sync {
     fn may_write(&self, _value: &str) -> bool {
         false
     }
+
+    /// For a value of more than [`STREAMED`] bytes that is not held as a whole. `None`: this mask needs all of it at once.
+    fn stream(&self) -> Option<Box<dyn MaskStream>> {
+        None
+    }
+}
+
+/// Bytes; a value that comes in pieces has more.
+pub const STREAMED: usize = 1 << 20;
+
+/// A mask of one long value, piece by piece. What it appends is the same in the end as what [`Masker::apply`] does.
+pub trait MaskStream: Send {
+    fn push(&mut self, piece: &str, out: &mut String);
+
+    /// The value is complete.
+    fn end(&mut self, out: &mut String);
 }
 
 /// A mask and what it promises.
@@ -204,8 +220,17 @@ impl Masker {
         &self.properties
     }
 
+    /// For a value of more than [`STREAMED`] bytes, if this mask can do without holding it.
+    pub fn stream(&self) -> Option<Box<dyn MaskStream>> {
+        self.mask.stream()
+    }
+
     /// What it says of the mask if `value` is met among what it wrote.
     pub fn telling(&self, value: &str) -> Telling {
+        // Nothing that it writes is as long as that.
+        if matches!(self.properties.longest, Longest::Chars(longest) if value.len() > 4 * longest) {
+            return Telling::Surely;
+        }
         let perhaps = |is_perhaps: bool| if is_perhaps { Telling::Perhaps } else { Telling::Surely };
         match self.coincidence {
             Coincidence::Always => Telling::No,

@@ -25,5 +25,5 @@ mod measure;
 mod tests;
 
 pub use key::{DomainKey, KeyError, MaskingKey};
-pub use masker::{Changes, Longest, MaskError, Masker, Telling, ValueType};
+pub use masker::{Changes, Longest, MaskError, MaskStream, Masker, STREAMED, Telling, ValueType};
 pub use spec::MaskSpec;

@@ -115,7 +115,7 @@ impl TableCopy<'_> {
         then: Option<String>,
     ) -> Result<(), MaskingError> {
         fresh.begin_copy_in(&self.copying.write(false)).await?;
-        let fed = self.feed(vec![self.copying.look(self.table.pages, Some(TRIED))], sources, fresh, |_| ()).await;
+        let fed = self.feed(vec![self.copying.look(self.table, Some(TRIED))], sources, fresh, |_| ()).await;
         // Whatever became of the rows, the COPY has to end before anything else is said.
         let taken = fresh.end_copy_in().await;
         fed?;
@@ -139,7 +139,7 @@ impl TableCopy<'_> {
 
     /// Reads some of the rows and masks them, for what is kept of raw values; nothing is written.
     pub(in crate::masking) async fn look(&self, source: &mut Connection) -> Result<(), MaskingError> {
-        let begun = source.begin_copy_out(&self.copying.look(self.table.pages, None)).await;
+        let begun = source.begin_copy_out(&self.copying.look(self.table, None)).await;
         begun.map_err(|error| self.stopped(error.into()))?;
         let mut masker = RowMasker::new(self.copying.steps.clone());
         let (mut masked, mut unread) = (BytesMut::new(), 0);

@@ -4,7 +4,7 @@
 //! made of.
 
 use super::{ColumnPlan, DatabasePlan, TablePlan};
-use crate::masking::catalog::quote;
+use crate::masking::catalog::{Table, quote};
 use crate::masking::masks::{MaskSpec, Telling};
 use crate::masking::row::{Masking, Part, Step, escaped};
 use crate::masking::value::Transform;
@@ -17,6 +17,9 @@ const LOOKED_AT: usize = 2000;
 const LOOKED_AT_PAGES: u64 = 4096;
 /// Of one whose masks are tried.
 const TRIED_PAGES: u64 = 64;
+/// About as much of either is read at most.
+const LOOKED_AT_BYTES: u64 = 256 << 20;
+const TRIED_BYTES: u64 = 64 << 20;
 
 /// How one table is copied.
 pub(in crate::masking) struct Copying {
@@ -169,12 +172,18 @@ impl Copying {
         &self.into
     }
 
-    /// `COPY … TO STDOUT` of some of the raw rows of a table with so many pages, of all of them or the first so many.
-    pub(in crate::masking) fn look(&self, pages: u64, rows: Option<usize>) -> String {
-        let limit = rows.map(|rows| format!(" LIMIT {rows}")).unwrap_or_default();
-        // A few rows of pages from everywhere, rather than all of the first ones.
-        let wanted = if rows.is_some() { TRIED_PAGES } else { LOOKED_AT_PAGES };
-        let percent = (100.0 * wanted as f64 / pages.max(1) as f64).min(100.0);
+    /// `COPY … TO STDOUT` of some of the raw rows, of pages from everywhere: of all of these or the first so many, and fewer where rows are large.
+    pub(in crate::masking) fn look(&self, table: &Table, rows: Option<usize>) -> String {
+        let pages = table.pages.max(1);
+        // Each page has a row; what is stored out of line counts.
+        let bytes_a_page = (table.bytes / pages).max(1);
+        let most_rows = (TRIED_BYTES / bytes_a_page).max(1);
+        let limit = rows.map(|rows| format!(" LIMIT {}", most_rows.min(rows as u64))).unwrap_or_default();
+        let wanted = match rows {
+            Some(_) => TRIED_PAGES,
+            None => LOOKED_AT_PAGES.min((LOOKED_AT_BYTES / bytes_a_page).max(1)),
+        };
+        let percent = (100.0 * wanted as f64 / pages as f64).min(100.0);
         let filter = self.condition.as_ref().map(|condition| format!(" WHERE {condition}")).unwrap_or_default();
         format!(
             "COPY (SELECT {} FROM ONLY {} TABLESAMPLE SYSTEM ({percent}) REPEATABLE (0){filter}{limit}) TO STDOUT",
