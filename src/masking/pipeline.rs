@@ -278,10 +278,15 @@ async fn remove_former(copy: &Copy) -> Result<(), MaskingError> {
         return Ok(());
     }
     copy.progress.wait_for("starting over: the source has changed since the import that was cut off");
-    let removed = tokio::fs::remove_dir_all(&copy.folder).await;
-    removed.map_err(MaskingError::io(format!("cannot remove {}", copy.folder.display())))?;
+    // The record first: nobody may go on with half of what it tells of.
     let removed = tokio::fs::remove_file(&copy.record).await;
-    removed.map_err(MaskingError::io(format!("cannot remove {}", copy.record.display())))
+    removed.map_err(MaskingError::io(format!("cannot remove {}", copy.record.display())))?;
+    match tokio::fs::remove_dir_all(&copy.folder).await {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(MaskingError::io(format!("cannot remove {}", copy.folder.display()))(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What ends a copy that another run can go on with: the source went away.

@@ -147,29 +147,40 @@ impl RowMasker {
         Ok(())
     }
 
-    fn hold(&mut self, piece: &[u8], out: &mut BytesMut) -> Result<(), ValueError> {
-        let length = self.held.len() + piece.len();
-        if length > STREAMED && matches!(self.rest, Rest::Unknown) {
+    fn hold(&mut self, mut piece: &[u8], out: &mut BytesMut) -> Result<(), ValueError> {
+        if matches!(self.rest, Rest::Unknown) {
+            // However it is cut, its beginning is the same.
+            let (first, more) = piece.split_at(piece.len().min(STREAMED - self.held.len()));
+            self.held.extend_from_slice(first);
+            if more.is_empty() {
+                return Ok(());
+            }
             self.begin_long(out)?;
+            piece = more;
         }
         match &mut self.rest {
-            Rest::Masked(long) => return long.push(piece, out),
-            Rest::Forgotten => return Ok(()),
-            Rest::Held if length > LONGEST_VALUE => return Err(ValueError::TooLong),
-            Rest::Held | Rest::Unknown => self.held.extend_from_slice(piece),
+            Rest::Masked(long) => long.push(piece, out),
+            Rest::Held if self.held.len() + piece.len() > LONGEST_VALUE => Err(ValueError::TooLong),
+            Rest::Held => {
+                self.held.extend_from_slice(piece);
+                Ok(())
+            }
+            Rest::Unknown | Rest::Forgotten => Ok(()),
         }
-        Ok(())
     }
 
     /// Decides what is done with a value that is long. What is held of it is its beginning.
     fn begin_long(&mut self, out: &mut BytesMut) -> Result<(), ValueError> {
         let step = self.steps.clone();
         let long = match step.get(self.at) {
-            Some(Step::Mask(masking)) if masking.remember.is_none() => {
+            Some(Step::Mask(masking)) => {
                 unescape(beginning(&self.held), &mut self.raw)?;
-                masking.transform.begin_long(&self.raw)
+                match masking.transform.begin_long(&self.raw) {
+                    // A template wants what it became as a whole.
+                    LongValue::Masked(_) if masking.remember.is_some() => LongValue::NeededWhole,
+                    long => long,
+                }
             }
-            Some(Step::Mask(_)) => LongValue::NeededWhole,
             _ => LongValue::Replaced,
         };
         self.rest = match long {

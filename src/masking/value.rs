@@ -27,7 +27,7 @@ pub(super) enum ValueError {
     Malformed(&'static str),
     #[error("a JSON document has something at a place that no path leads to, and its rule says unlisted = \"deny\"")]
     UnlistedLeaf,
-    #[error("a value is longer than {limit} bytes, which only keep, null, constant, redact and hmac can do anything with", limit = super::row::LONGEST_VALUE)]
+    #[error("a value is longer than {limit} bytes, which only keep, null, constant, redact and hmac can do anything with, and of these redact and hmac not where the column is citext or a sibling of a template", limit = super::row::LONGEST_VALUE)]
     TooLong,
     #[error("a value is not UTF-8, and only keep, null and constant can do anything with it")]
     NotUtf8,

@@ -108,7 +108,7 @@ pub enum ImportError {
     MissingWal { path: PathBuf },
     #[error("cannot read {}: {source}; run the import as a user who may", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("{} changed during the import; leave its server stopped and run the import again", path.display())]
+    #[error("{} changed during the import; leave it as it is, and a server of it stopped, and run the import again", path.display())]
     Changed { path: PathBuf },
 
     #[error("the backup cannot be read: {source}")]

@@ -46,11 +46,14 @@ impl Scratch {
         Scratch::of_killed(path.clone())?.ok_or(ImportError::Busy { path })
     }
 
-    /// Takes over one that is there; `None` where another process holds it.
+    /// Takes over one that is there; `None` where another process holds it, or has just removed it.
     pub(super) fn of_killed(path: PathBuf) -> Result<Option<Scratch>, ImportError> {
         let lock = path.join("lock");
         let failed = |source| ImportError::Scratch { path: lock.clone(), source };
-        let file = File::options().create(true).truncate(false).write(true).open(&lock).map_err(failed)?;
+        let file = match File::options().create(true).truncate(false).write(true).open(&lock) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(failed)?,
+        };
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).ok();
         Ok(lock.map(|lock| Scratch { path, _lock: lock }))
     }

@@ -175,14 +175,14 @@ impl Copying {
     /// `COPY … TO STDOUT` of some of the raw rows, of pages from everywhere: of all of these or the first so many, and fewer where rows are large.
     pub(in crate::masking) fn look(&self, table: &Table, rows: Option<usize>) -> String {
         let pages = table.pages.max(1);
-        // Each page has a row; what is stored out of line counts.
-        let bytes_a_page = (table.bytes / pages).max(1);
-        let most_rows = (TRIED_BYTES / bytes_a_page).max(1);
-        let limit = rows.map(|rows| format!(" LIMIT {}", most_rows.min(rows as u64))).unwrap_or_default();
-        let wanted = match rows {
-            Some(_) => TRIED_PAGES,
-            None => LOOKED_AT_PAGES.min((LOOKED_AT_BYTES / bytes_a_page).max(1)),
+        // What is stored out of line counts. Of a table that nobody has analyzed no more is known than that a page has a row.
+        let known_rows = if table.rows >= 1.0 { table.rows as u64 } else { pages };
+        let bytes_a_row = (table.bytes / known_rows).max(1);
+        let (wanted, most) = match rows {
+            Some(rows) => (TRIED_PAGES, (TRIED_BYTES / bytes_a_row).min(rows as u64)),
+            None => (LOOKED_AT_PAGES, LOOKED_AT_BYTES / bytes_a_row),
         };
+        let limit = format!(" LIMIT {}", most.max(1));
         let percent = (100.0 * wanted as f64 / pages as f64).min(100.0);
         let filter = self.condition.as_ref().map(|condition| format!(" WHERE {condition}")).unwrap_or_default();
         format!(

@@ -104,7 +104,7 @@ mod tests {
             masker(&spec, &ty).apply("short", &mut short).unwrap();
             let expected =
                 [&escaped(Some(&whole)), b"\tnext\n".as_slice(), &escaped(Some(&short)), b"\tnext\n"].concat();
-            for piece in [65_521, 1 << 20, 4099] {
+            for piece in [65_521, 1 << 20, 4099, 10 << 20] {
                 let step = Step::Mask(Masking { transform: Transform::of_masker(masker(&spec, &ty)), remember: None });
                 assert_eq!(fed(step, value, piece).unwrap().as_bytes(), expected, "{spec:?} in pieces of {piece}");
             }
@@ -114,12 +114,17 @@ mod tests {
     #[test]
     fn of_a_long_value_that_is_replaced_only_the_beginning_is_held() {
         let text = "€uro\t".repeat(STREAMED / 3);
-        let constant = Step::Mask(Masking { transform: Transform::constant("c"), remember: None });
-        assert_eq!(fed(constant, &text, 65_521).unwrap(), "c\tnext\nc\tnext\n");
-        let sample = Arc::new(crate::masking::sample::of_text());
-        let template = Step::Template(vec![Part::Text("t".to_owned())], sample.clone());
-        assert_eq!(fed(template, &text, 65_521).unwrap(), "t\tnext\nt\tnext\n");
-        assert!(sample.values().iter().any(|raw| text.contains(&*raw.text)), "its middle is searched for");
+        let mut middles = Vec::new();
+        for piece in [65_521, 10 << 20] {
+            let constant = Step::Mask(Masking { transform: Transform::constant("c"), remember: Some(0) });
+            assert_eq!(fed(constant, &text, piece).unwrap(), "c\tnext\nc\tnext\n");
+            let sample = Arc::new(crate::masking::sample::of_text());
+            let template = Step::Template(vec![Part::Text("t".to_owned())], sample.clone());
+            assert_eq!(fed(template, &text, piece).unwrap(), "t\tnext\nt\tnext\n");
+            middles.push(sample.values().into_iter().map(|raw| raw.text).collect::<Vec<_>>());
+        }
+        assert!(middles[0].iter().any(|middle| text.contains(&**middle)), "its middle is searched for");
+        assert_eq!(middles[0], middles[1]);
     }
 
     #[test]

@@ -15,7 +15,7 @@
 //! What comes out is a candidate: an anchor that equals the pattern's but for the case of ASCII letters (or another, once in 2^50). The caller compares the whole.
 
 use super::filter::Filter;
-use super::sieve::{Keys, PLACES, hash, hash_of};
+use super::sieve::{Keys, LOOKED_AHEAD, PLACES, hash, hash_of};
 
 const FINE_BYTES: usize = 32 << 20;
 const BITS_PER_KEY: usize = 16;
@@ -192,6 +192,11 @@ pub(super) struct Census<const WINDOW: usize> {
 }
 
 impl<const WINDOW: usize> Census<WINDOW> {
+    /// For a look at windows one by one.
+    pub(super) fn none() -> Self {
+        Self { counts: Vec::new(), shift: 0 }
+    }
+
     /// For so many windows.
     pub(super) fn new(windows: usize) -> Self {
         let counts = windows.next_power_of_two().clamp(1 << 10, 1 << 24);
@@ -204,11 +209,12 @@ impl<const WINDOW: usize> Census<WINDOW> {
     }
 
     /// How common the window is, in words of no unit: how many patterns have it, and more if it looks like what is in every file.
-    /// `None` if it is all zeros.
+    /// `None` if it may lie where nobody looks: it is all zeros, and so is what follows it.
     pub(super) fn commonness(&self, bytes: &[u8], at: usize) -> Option<u32> {
         let window = &bytes[at..at + WINDOW];
         if window.iter().all(|byte| *byte == 0) {
-            return None;
+            let followed = &bytes[at..bytes.len().min(at + LOOKED_AHEAD)];
+            return followed.iter().any(|byte| *byte != 0).then_some(2_000_000);
         }
         // Blanks hash as zeros do.
         if window.iter().all(|byte| *byte | 0x20 == 0x20) {
@@ -217,6 +223,9 @@ impl<const WINDOW: usize> Census<WINDOW> {
         let repeats = window.windows(2).filter(|pair| pair[0] == pair[1]).count();
         let bare = window.iter().all(|byte| matches!(byte, b'0'..=b'9' | b' ' | b'-' | b':' | b'.' | 0 | 0xff));
         let looks = if repeats * 2 >= WINDOW { 10_000 } else { 50 * u32::from(bare) };
+        if self.counts.is_empty() {
+            return Some(looks);
+        }
         Some(u32::from(self.counts[self.slot(bytes, at)]) + looks)
     }
 

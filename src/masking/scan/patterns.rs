@@ -1,6 +1,6 @@
 //! The secrets, in every form they are searched in, made ready for searching.
 //!
-//! Of a pattern only its secret, its form and its anchor are kept (8 bytes), besides its keys in a [`Finder`]. A hit is an exact match of
+//! Of a pattern only its secret, its form and its anchor are kept (12 bytes), besides its keys in a [`Finder`]. A hit is an exact match of
 //! all of the pattern's bytes, made anew for the comparison; hashes only say where to look.
 //!
 //! An anchor is chosen for being rare: of the places it may have (64 at most, evenly spread) the one whose most common window is the least common,
@@ -94,10 +94,11 @@ struct Pattern {
     /// Where its anchor begins, in bytes.
     anchor: u16,
     form: Form,
+    class: Class,
 }
 
 /// Which finder a pattern is in.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
     Long,
     Short,
@@ -107,21 +108,23 @@ enum Class {
 impl Class {
     const ALL: [Class; 3] = [Class::Long, Class::Short, Class::Aligned];
 
-    fn of(form: Form, length: usize) -> Option<Class> {
-        match length {
-            _ if form.source == Source::Integer4 => Some(Class::Aligned),
-            0..SHORTEST => None,
-            SHORTEST..LONG => Some(Class::Short),
-            _ => Some(Class::Long),
+    /// `None` if no finder would meet it. A long pattern of which most is zeros, as many an IPv6 address, has four bytes to go by.
+    fn of(form: Form, bytes: &[u8]) -> Option<Class> {
+        if form.source == Source::Integer4 {
+            return Some(Class::Aligned);
         }
+        let (census, short_census) = (Census::none(), Census::none());
+        let has_anchor = |class: &Class| class.anchor(bytes, &census, &short_census).is_some();
+        [Class::Long, Class::Short].into_iter().find(has_anchor)
     }
 
-    /// The rarest of the anchor's places. `None` if there is none without zeros only, which no finder looks at.
+    /// The rarest of the anchor's places; `None` if there is none.
     fn anchor(self, bytes: &[u8], census: &Census<8>, short_census: &Census<4>) -> Option<u16> {
         match self {
-            Class::Long => rarest(bytes, census, 8),
-            Class::Short => rarest(bytes, short_census, 4),
+            Class::Long if bytes.len() >= LONG => rarest(bytes, census, 8),
+            Class::Short if bytes.len() >= SHORTEST => rarest(bytes, short_census, 4),
             Class::Aligned => Some(0),
+            _ => None,
         }
     }
 }
@@ -167,7 +170,12 @@ impl PatternsBuilder {
         self.secrets.text.push_str(&value);
         self.secrets.ends.push(self.secrets.text.len());
         self.secrets.labels.push(label);
-        self.patterns.extend(forms.iter().map(|form| Pattern { secret, anchor: 0, form: *form }));
+        self.patterns.extend(forms.iter().map(|(form, class)| Pattern {
+            secret,
+            anchor: 0,
+            form: *form,
+            class: *class,
+        }));
         Added::Taken { patterns: forms.len() }
     }
 
@@ -175,7 +183,7 @@ impl PatternsBuilder {
     pub fn build(mut self) -> Patterns {
         let longest = self.choose_anchors();
         let (secrets, patterns) = (self.secrets, self.patterns);
-        let counts = Class::ALL.map(|class| count(&secrets, &patterns, class));
+        let counts = Class::ALL.map(|class| count(&patterns, class));
         let [long, short, aligned] = counts;
         let [mut long_keys, mut short_keys] = Keys::pair(long * 8, short * 4 + aligned);
         Patterns {
@@ -222,17 +230,14 @@ pub fn searchable(kind: SecretKind, value: &str) -> Option<String> {
 }
 
 /// The forms of a value, or of its middle, that a finder can look for.
-fn searched_forms(kind: SecretKind, value: &str) -> Vec<Form> {
+fn searched_forms(kind: SecretKind, value: &str) -> Vec<(Form, Class)> {
     let mut bytes = Vec::new();
-    let (no_census, no_short_census) = (Census::new(0), Census::new(0));
-    let mut forms = Form::of(kind, value);
-    forms.retain(|form| {
+    let class_of = |form: Form| {
         bytes.clear();
         form.encode(value, &mut bytes);
-        let class = Class::of(*form, bytes.len());
-        class.is_some_and(|class| class.anchor(&bytes, &no_census, &no_short_census).is_some())
-    });
-    forms
+        Some((form, Class::of(form, &bytes)?))
+    };
+    Form::of(kind, value).into_iter().filter_map(class_of).collect()
 }
 
 /// Calls `each` with the number, class and bytes of every pattern.
@@ -241,15 +246,12 @@ fn each_pattern(secrets: &Secrets, patterns: &[Pattern], each: &mut dyn FnMut(u3
     for (number, pattern) in patterns.iter().enumerate() {
         bytes.clear();
         pattern.form.encode(secrets.text(pattern.secret), &mut bytes);
-        let class = Class::of(pattern.form, bytes.len()).expect("a pattern that is too short was not taken");
-        each(number as u32, class, &bytes);
+        each(number as u32, pattern.class, &bytes);
     }
 }
 
-fn count(secrets: &Secrets, patterns: &[Pattern], wanted: Class) -> usize {
-    let mut count = 0;
-    each_pattern(secrets, patterns, &mut |_, class, _| count += usize::from(class == wanted));
-    count
+fn count(patterns: &[Pattern], wanted: Class) -> usize {
+    patterns.iter().filter(|pattern| pattern.class == wanted).count()
 }
 
 fn finder<const WINDOW: usize, const SHIFTS: usize>(

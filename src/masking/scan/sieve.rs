@@ -1,7 +1,7 @@
 //! The first look at data: which of its positions may begin a key of a [`Finder`](super::finder::Finder), most of them not.
 //!
 //! ```text
-//! 64 zero bytes and the next 8   skipped: no key is all zeros
+//! 64 zero bytes and the next 8   skipped: what follows a key of zeros is not all zeros
 //! every 8th position             the 8 bytes there, for long patterns
 //! every 4th position             the 4 bytes there, for short ones
 //! ```
@@ -15,6 +15,8 @@ use std::ops::Range;
 pub(super) const PADDING: usize = BLOCK + 8;
 /// Bytes that are skipped at once if they are zero.
 const BLOCK: usize = 64;
+/// A position with another byte than zero among so many from there on is never skipped: from a block's last one on, as many are looked at.
+pub(super) const LOOKED_AHEAD: usize = PADDING - (BLOCK - 4);
 /// Bytes that go through a sieve before the next one begins: their positions fit the L1 cache.
 pub(super) const STRETCH: usize = 4 << 10;
 /// Places of a stretch at most.

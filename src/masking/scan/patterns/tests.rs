@@ -85,6 +85,37 @@ fn every_encoding_is_found_at_every_alignment_and_none_with_a_byte_changed() {
 }
 
 #[test]
+fn no_form_is_passed_over_because_most_of_it_is_zeros() {
+    let sparse = [
+        (SecretKind::Inet, "2001:db8::1"),
+        (SecretKind::Inet, "2001:db8::"),
+        (SecretKind::Inet, "2a00:1450::200e"),
+        (SecretKind::Inet, "fe80::1"),
+        (SecretKind::Uuid, "00000001-0000-0000-0000-000000000001"),
+        (SecretKind::Uuid, "12345678-0000-0000-0000-0000deadbeef"),
+        (SecretKind::Numeric, "100000000.5000"),
+        (SecretKind::Numeric, "1200000000.99"),
+        (SecretKind::Numeric, "1234000000005678"),
+        (SecretKind::Integer(8), "1099511627776"),
+        (SecretKind::Integer(8), "5497558138880"),
+    ];
+    for (kind, value) in sparse.into_iter().chain(SECRETS) {
+        let patterns = built(&[(kind, value)]);
+        assert_eq!(patterns.count(), Form::of(kind, value).len(), "{value}");
+        for pattern in &patterns.patterns {
+            let bytes = encoded(&patterns, pattern);
+            let step = if pattern.class == Class::Aligned { 4 } else { 1 };
+            for at in (0..200).step_by(step) {
+                let mut data = vec![0; 200 + bytes.len() + 100];
+                data[at..at + bytes.len()].copy_from_slice(&bytes);
+                let is_it = |hit: &Hit| hit.range == (at..at + bytes.len());
+                assert!(hits(&patterns, &data).iter().any(is_it), "{value}: {:?} among zeros at {at}", pattern.form);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_short_number_is_not_met_within_a_longer_one() {
     let patterns = built(&[(SecretKind::Text, "0301234567"), (SecretKind::Text, "4000001234567899")]);
     let met = |text: &str| hits(&patterns, text.as_bytes()).len();
