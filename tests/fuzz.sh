@@ -13,7 +13,7 @@ if [ ${#targets[@]} = 0 ]; then
     mapfile -t targets < <(sed -n 's/^name = "\(.*\)"$/\1/p' fuzz/Cargo.toml | grep -v offshoot-fuzz)
 fi
 
-# With one codegen unit, cargo-fuzz's default, most of the build waits for the last crate.
+# cargo-fuzz's default is one codegen unit: the last crate is then compiled on one core alone.
 cargo fuzz build --sanitizer none --codegen-units 16
 
 fuzz() {

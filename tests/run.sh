@@ -28,11 +28,14 @@ announce() {
     for what in "${left_out[@]}"; do printf '\n*** NOT TESTED: %s ***\n\n' "$what" >&2; done
 }
 
-# A server that is killed leaves a System V segment of 56 bytes behind, and the kernel has room for 4096: some dozen runs. Those that nobody is
-# attached to, and whose maker is gone, are of no use to anybody.
+# A server that is killed leaves a System V segment of 56 bytes behind, and the kernel has room for 4096: some dozen runs. Those of the user that the tests'
+# servers run as, that nobody is attached to, and whose maker is gone, are of no use to anybody.
 remove_orphaned_segments() {
     [ -r /proc/sysvipc/shm ] || return 0
-    awk '$4 == 56 && $7 == 0 { print $2, $5 }' /proc/sysvipc/shm | while read -r id maker; do
+    local owner
+    owner=$(id -u)
+    if [ "$owner" = 0 ]; then owner=$(id -u postgres 2>/dev/null || echo nobody); fi
+    awk -v owner="$owner" '$4 == 56 && $7 == 0 && $8 == owner { print $2, $5 }' /proc/sysvipc/shm | while read -r id maker; do
         [ -e "/proc/$maker" ] || ipcrm -m "$id" 2>/dev/null || true
     done
 }

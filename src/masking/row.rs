@@ -78,8 +78,9 @@ pub(super) struct RowMasker {
 
 /// What becomes of the rest of a value, once more than [`STREAMED`] bytes of it are held.
 enum Rest {
-    /// It is held, too.
+    /// Nothing yet: it is held, as long as it is short.
     Unknown,
+    /// It is held, too.
     Held,
     Forgotten,
     Masked(Long),

@@ -2,7 +2,7 @@
 //! (`store::document`), immutable once written.
 
 use super::{BaseId, BranchId, FileId, MaskingSeal, ProjectName, Role, UnixMs};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// A database of a cluster: one row of `pg_database`.
@@ -61,8 +61,8 @@ pub struct BaseManifest {
     /// Where the data came from, without credentials.
     pub source: String,
     pub cluster: Cluster,
-    /// One segment, or two where the last record begins in one and ends in the next. Format 1 had one, in no list.
-    #[serde(deserialize_with = "one_or_more")]
+    /// One segment, or two where the last record begins in one and ends in the next. A single one is written in no list, as format 1 has it.
+    #[serde(with = "one_or_more")]
     pub wal: Vec<WalSegment>,
     pub packs: Vec<PackRef>,
     /// Bytes of the `index` object.
@@ -80,21 +80,38 @@ pub struct BaseManifest {
 }
 
 impl BaseManifest {
-    /// The newest format there is.
+    /// The newest format there is: 2 may have two WAL segments, of which a reader of format 1 knows nothing.
     pub const FORMAT: u32 = 2;
+
+    /// The oldest format that can hold a manifest with these segments.
+    pub fn format_with(wal: &[WalSegment]) -> u32 {
+        if wal.len() > 1 { 2 } else { 1 }
+    }
 }
 
-fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<WalSegment>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Wal {
-        One(WalSegment),
-        More(Vec<WalSegment>),
+mod one_or_more {
+    use super::WalSegment;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(wal: &[WalSegment], serializer: S) -> Result<S::Ok, S::Error> {
+        match wal {
+            [segment] => segment.serialize(serializer),
+            segments => segments.serialize(serializer),
+        }
     }
-    Ok(match Wal::deserialize(deserializer)? {
-        Wal::One(segment) => vec![segment],
-        Wal::More(segments) => segments,
-    })
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<WalSegment>, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Wal {
+            One(WalSegment),
+            More(Vec<WalSegment>),
+        }
+        Ok(match Wal::deserialize(deserializer)? {
+            Wal::One(segment) => vec![segment],
+            Wal::More(segments) => segments,
+        })
+    }
 }
 
 /// What a directory entry is.
@@ -234,5 +251,53 @@ impl BranchManifest {
     /// The oldest format that can hold a manifest with, or without, an image.
     pub fn format_with(image: Option<&Image>) -> u32 {
         if image.is_some() { 2 } else { 1 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(wal: Vec<WalSegment>) -> BaseManifest {
+        BaseManifest {
+            format: BaseManifest::format_with(&wal),
+            project: "shop".parse().unwrap(),
+            id: BaseId::from("b"),
+            created_at_ms: 1,
+            source: String::new(),
+            cluster: Cluster {
+                major: 18,
+                server_version: String::new(),
+                superuser: String::new(),
+                databases: Vec::new(),
+                roles: Vec::new(),
+                settings: BTreeMap::new(),
+            },
+            wal,
+            packs: Vec::new(),
+            index_bytes: 0,
+            last_file_id: 0,
+            files: 0,
+            logical_bytes: 0,
+            stored_bytes: 0,
+            masking: None,
+        }
+    }
+
+    #[test]
+    fn a_base_with_one_wal_segment_is_of_the_format_that_older_programs_read() {
+        let segment =
+            |number: u8| WalSegment { name: format!("{number:024X}"), size: 16 << 20, pages: vec![0, number.into()] };
+        for (segments, format) in [(1, 1), (2, 2)] {
+            let manifest = with((1..=segments).map(segment).collect());
+            let written = serde_json::to_value(&manifest).unwrap();
+            assert_eq!(written["format"], format);
+            assert_eq!(written["wal"].is_object(), format == 1, "{written}");
+            assert_eq!(serde_json::from_value::<BaseManifest>(written).unwrap(), manifest);
+        }
+        // As format 2 was written at first.
+        let mut written = serde_json::to_value(with(vec![segment(1)])).unwrap();
+        written["wal"] = serde_json::json!([written["wal"]]);
+        assert_eq!(serde_json::from_value::<BaseManifest>(written).unwrap().wal, [segment(1)]);
     }
 }

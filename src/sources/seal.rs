@@ -65,7 +65,7 @@ pub(super) async fn seal(sealing: Sealing<'_>, scratch: &Path) -> Result<(Sealed
     .map_err(|e| LifecycleError::Other(e.to_string()))?;
     let SealedParts { packs, index_bytes, last_file_id, files, logical_bytes } = parts;
     let mut manifest = BaseManifest {
-        format: BaseManifest::FORMAT,
+        format: BaseManifest::format_with(&wal),
         project: staged.project.clone(),
         id: staged.id.clone(),
         created_at_ms,

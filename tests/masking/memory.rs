@@ -10,7 +10,7 @@ const LARGE: &str = "
     create table letters (id int primary key, sender text, body text, scan bytea);
     alter table letters alter body set storage external, alter scan set storage external;
     insert into letters select n, 'sender ' || n, repeat(md5(n::text), 3276800), null from generate_series(1, 2) n;
-    insert into letters select n, 'sender ' || n, null, decode(repeat(md5(n::text), 6553600), 'hex') from generate_series(4, 4) n;
+    insert into letters select n, 'sender ' || n, null, decode(repeat(md5(n::text), 6553600), 'hex') from (values (4)) v (n);
     create table remarks (id int primary key, sender text, remark text, said text, gone text, scan bytea);
     alter table remarks alter remark set storage external, alter said set storage external, alter gone set storage external,
         alter scan set storage external;

@@ -1,7 +1,7 @@
 //! What a superuser of a branch can get at beneath SQL: every page of every relation, every version of every row with what it stores out of line,
 //! every file of the data directory, the log, and the views that decode what the others only hold.
 //!
-//! `masking.rs` looks at catalogs, dumps and the node's disk. The same reading of the source, and of a secret that the branch's own user wrote and took
+//! `clinic.rs` looks at catalogs, dumps and the node's disk. The same reading of the source, and of a secret that the branch's own user wrote and took
 //! away again, shows that it would find.
 
 use crate::fixture::*;

@@ -175,8 +175,8 @@ impl Copying {
     /// `COPY … TO STDOUT` of some of the raw rows, of pages from everywhere: of all of these or the first so many, and fewer where rows are large.
     pub(in crate::masking) fn look(&self, table: &Table, rows: Option<usize>) -> String {
         let pages = table.pages.max(1);
-        // What is stored out of line counts. Of a table that nobody has analyzed no more is known than that a page has a row.
-        let known_rows = if table.rows >= 1.0 { table.rows as u64 } else { pages };
+        // What is stored out of line counts. How many rows there were when the table was last analyzed may be long ago, if it ever was: a page has one.
+        let known_rows = (table.rows.max(0.0) as u64).max(pages);
         let bytes_a_row = (table.bytes / known_rows).max(1);
         let (wanted, most) = match rows {
             Some(rows) => (TRIED_PAGES, (TRIED_BYTES / bytes_a_row).min(rows as u64)),

@@ -6,8 +6,8 @@
 //! sieves, each over all that the one before let through, so that the processor waits for many memory accesses at once:
 //!
 //! ```text
-//! sieve.rs          lets 1 to 15 % through, and more of text
-//! fine filter       a key, if it is short with bytes before or behind; 1 % of these
+//! sieve.rs          one bit for each hash of a key: fast, and lets through what it need not
+//! fine filter       16 bits a key; a short one with the bytes before or behind
 //! anchors' filter   16 bits an anchor
 //! table             the key's patterns, by 32 bits of a hash of the whole anchor
 //! ```
@@ -75,9 +75,8 @@ impl<const WINDOW: usize, const SHIFTS: usize> Finder<WINDOW, SHIFTS> {
             for shift in 0..SHIFTS {
                 let coarse = hash::<WINDOW>(load(anchor, shift));
                 sieve.insert(coarse);
-                finder
-                    .fine
-                    .insert(Self::longer_hash(anchor, if shift < SHIFTS / 2 { shift } else { shift - Self::MORE }));
+                let longer = if shift < SHIFTS / 2 { shift } else { shift - Self::MORE };
+                finder.fine.insert(Self::longer_hash(anchor, longer));
                 finder.starts[(fine_hash(coarse) >> finder.shift) as usize] += 1;
             }
         });

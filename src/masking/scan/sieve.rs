@@ -6,8 +6,8 @@
 //! every 4th position             the 4 bytes there, for short ones
 //! ```
 //!
-//! Eight bytes are loaded once for all three. A test is eight instructions, none of them a branch: a hash, a load from a table that the L2 cache
-//! holds, and a bit of it. So sizes are known when this is compiled.
+//! Eight bytes are loaded once for all three. A test is a hash, a load from a table that the L2 cache holds, and a bit of it, without a branch: so sizes are
+//! known when this is compiled.
 
 use std::ops::Range;
 
