@@ -86,10 +86,13 @@ fn the_cache_is_mapped() {
 }
 
 /// Steps that no serving node takes: `tests/masking/kills.rs`, `tests/collection.rs`, `src/store` and `src/pageserver/tests` have their tests.
-const ELSEWHERE: [FaultPoint; 14] = [
+const ELSEWHERE: [FaultPoint; 17] = [
     FaultPoint::SchemaRestored,
     FaultPoint::TableCopied,
     FaultPoint::RowsCopied,
+    FaultPoint::StepNoted,
+    FaultPoint::StepCommitted,
+    FaultPoint::KeysBuilt,
     FaultPoint::ClusterCopied,
     FaultPoint::ClusterSearched,
     FaultPoint::BaseStaged,

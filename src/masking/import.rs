@@ -10,7 +10,7 @@ use crate::model::fault::{self, FaultPoint};
 use crate::model::{BaseManifest, Entropy, MaskingSeal, MaskingStatement};
 use crate::settings::ComputeSettings;
 use crate::sources::{
-    Attest, ImportError, Prepare, Prepared, Progress, RESUMABLE, RawBase, RunningRawBase, Server, Source,
+    Attest, ImportError, PREPARED, Prepare, Prepared, Progress, RESUMABLE, RawBase, RunningRawBase, Server, Source,
     inquire_settings, remove_raw,
 };
 use async_trait::async_trait;
@@ -81,7 +81,7 @@ impl CopyImport {
         // Nobody writes to a dump or a base.
         let unchanging = match &self.raw {
             RawSide::Server(_) => None,
-            RawSide::Dump(path) => Some(describe_dump(path)?),
+            RawSide::Dump(path) => Some(describe_dump(path.clone()).await?),
             RawSide::Base(base) => Some(format!("raw base {}", base.manifest.id)),
         };
         let (private, server, name) = match &self.raw {
@@ -89,7 +89,7 @@ impl CopyImport {
             RawSide::Dump(path) => {
                 progress.wait_for("restoring the dump into a private cluster");
                 let raw = pipeline::restore_dump(path, &scratch.join("raw"), &self.settings, self.streams).await?;
-                if unchanging != Some(describe_dump(path)?) {
+                if unchanging != Some(describe_dump(path.clone()).await?) {
                     return Err(ImportError::Changed { path: path.clone() }.into());
                 }
                 let server = raw.server();
@@ -122,7 +122,7 @@ impl CopyImport {
             rules: self.rules.clone().unwrap_or_else(Rules::keep_everything),
             key: key.clone(),
             settings: self.settings,
-            folder: scratch.join("fresh"),
+            folder: scratch.join(PREPARED),
             record: scratch.join(RESUMABLE),
             made_by,
             unchanging,
@@ -161,24 +161,26 @@ impl Private {
 }
 
 /// Names a dump and its state: of one in a folder, that of every file.
-fn describe_dump(path: &Path) -> Result<String, MaskingError> {
+async fn describe_dump(path: PathBuf) -> Result<String, MaskingError> {
+    let failed = MaskingError::io(format!("cannot read {}", path.display()));
+    let described = tokio::task::spawn_blocking(move || state_of_dump(&path)).await;
+    described.expect("looking at files does not panic").map_err(failed)
+}
+
+fn state_of_dump(path: &Path) -> std::io::Result<String> {
     let state = |path: &Path| -> std::io::Result<String> {
         let metadata = std::fs::metadata(path)?;
         let changed = humantime::format_rfc3339_nanos(metadata.modified()?);
         Ok(format!("{} of {} bytes as of {changed}", path.display(), metadata.len()))
     };
-    let failed = MaskingError::io(format!("cannot read {}", path.display()));
-    let describe = || {
-        let mut digest = Sha256::new();
-        if path.is_dir() {
-            let entries = path.read_dir()?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<BTreeSet<_>>>()?;
-            for entry in entries {
-                digest.update(state(&entry)?);
-            }
+    let mut digest = Sha256::new();
+    if path.is_dir() {
+        let entries = path.read_dir()?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<BTreeSet<_>>>()?;
+        for entry in entries {
+            digest.update(state(&entry)?);
         }
-        Ok(format!("{}, {:x?}", state(path)?, digest.finalize()))
-    };
-    describe().map_err(failed)
+    }
+    Ok(format!("{}, {}", state(path)?, hexadecimal(&digest.finalize())))
 }
 
 /// Searches what was copied for raw values, with the proof that they would be found.
@@ -274,13 +276,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("3456.dat.gz");
         std::fs::write(&file, "rows").unwrap();
-        let before = describe_dump(folder.path()).unwrap();
-        assert_eq!(describe_dump(folder.path()).unwrap(), before);
+        let before = state_of_dump(folder.path()).unwrap();
+        assert_eq!(state_of_dump(folder.path()).unwrap(), before);
         // As `cp new/* dump/` does it: the folder itself stays as it was.
         let later = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000);
         std::fs::File::options().write(true).open(&file).unwrap().set_modified(later).unwrap();
-        assert_ne!(describe_dump(folder.path()).unwrap(), before);
-        assert_ne!(describe_dump(&file).unwrap(), describe_dump(folder.path()).unwrap());
-        assert!(describe_dump(&folder.path().join("none")).is_err());
+        assert_ne!(state_of_dump(folder.path()).unwrap(), before);
+        assert_ne!(state_of_dump(&file).unwrap(), state_of_dump(folder.path()).unwrap());
+        assert!(state_of_dump(&folder.path().join("none")).is_err());
     }
 }

@@ -13,6 +13,7 @@ mod coincidences;
 mod control;
 mod dump;
 mod expressions;
+mod finish;
 mod fresh;
 mod globals;
 mod load;
@@ -34,18 +35,18 @@ use super::literals::Literals;
 use super::masks::MaskingKey;
 use super::plan::{DatabasePlan, Problem, TablePlan};
 use super::report::FormerReport;
-use super::rules::{LargeObjects, Rules};
+use super::rules::Rules;
 use super::sample::Sample;
 use super::value::Keys;
 use crate::compute::{Installation, installation};
 use crate::model::fault::{self, FaultPoint};
 use crate::settings::ComputeSettings;
-use crate::sources::{Connection, ImportError, Progress, Purpose, Row, Server};
+use crate::sources::{Connection, ImportError, Progress, Purpose, Row, Server, remove_record, unless_gone};
 use fresh::Shape;
 use globals::Globals;
 use record::{Record, SourceState};
 use relations::Relations;
-use schema::{Omissions, Schema, Section};
+use schema::{Omissions, Schema};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -219,9 +220,11 @@ pub(super) async fn copy(copy: Copy) -> Result<Copied, MaskingError> {
     }
     fresh.start().await?;
     if record.is_some() {
+        globals.unmake_settings(&mut fresh.connect("template1").await?).await?;
         relations::remove_orphans(&fresh, &names).await?;
     }
-    let filled = fill(&copy, &fresh, &globals, snapshots, &literals, &mut keys, (ticket, record)).await?;
+    let filling = Filling { copy: &copy, fresh: &fresh, globals: &globals, literals: &literals };
+    let filled = filling.fill(snapshots, &mut keys, (ticket, record)).await?;
     fresh.stop().await?;
     let Filled { databases, relations, joined_rows, coincidences, settings_left_out } = filled;
     let (data_dir, samples, settings, folder) = (fresh.data_dir(), keys.samples, copy.settings, copy.folder);
@@ -278,15 +281,13 @@ async fn remove_former(copy: &Copy) -> Result<(), MaskingError> {
         return Ok(());
     }
     copy.progress.wait_for("starting over: the source has changed since the import that was cut off");
-    // The record first: nobody may go on with half of what it tells of.
-    let removed = tokio::fs::remove_file(&copy.record).await;
-    removed.map_err(MaskingError::io(format!("cannot remove {}", copy.record.display())))?;
-    match tokio::fs::remove_dir_all(&copy.folder).await {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(MaskingError::io(format!("cannot remove {}", copy.folder.display()))(error))
-        }
-        _ => Ok(()),
-    }
+    let (record, folder) = (copy.record.clone(), copy.folder.clone());
+    let failed = MaskingError::io(format!("cannot remove {}", folder.display()));
+    let remove = move || {
+        remove_record(&record)?;
+        unless_gone(std::fs::remove_dir_all(&folder))
+    };
+    tokio::task::spawn_blocking(remove).await.expect("removing files does not panic").map_err(failed)
 }
 
 /// What ends a copy that another run can go on with: the source went away.
@@ -311,11 +312,14 @@ impl Copied {
     /// Plants canaries in a cluster of their own that is like this one, and stops it. Returns its data directory.
     pub(super) async fn control(&self, canaries: &[Canary]) -> Result<PathBuf, MaskingError> {
         let folder = self.folder.join("control");
+        // Of a search that was cut off.
+        let removed = unless_gone(tokio::fs::remove_dir_all(&folder).await);
+        removed.map_err(MaskingError::io(format!("cannot remove {}", folder.display())))?;
         control::plant(&folder, &self.settings, self.installation.clone(), &self.shape, canaries).await
     }
 }
 
-/// What [`fill`] leaves behind.
+/// What filling a cluster leaves behind.
 struct Filled {
     databases: Vec<CopiedDatabase>,
     relations: Relations,
@@ -324,82 +328,66 @@ struct Filled {
     settings_left_out: Vec<String>,
 }
 
-async fn fill(
-    copy: &Copy,
-    fresh: &Fresh,
-    globals: &Globals,
-    snapshots: Vec<Snapshot>,
-    literals: &Literals,
-    keys: &mut Keys,
-    (ticket, former): (Option<Ticket>, Option<Record>),
-) -> Result<Filled, MaskingError> {
-    let is_masked = copy.key.is_some();
-    let omissions = Omissions { comments: copy.rules.comments, secrets: is_masked };
-    let mut template = fresh.connect("template1").await?;
-    if former.is_none() {
-        globals.make_roles(&mut template, &copy.rules).await?;
-        template.query("DROP DATABASE postgres").await?;
-    }
-    let mut schemas = Vec::new();
-    for (number, snapshot) in snapshots.iter().enumerate() {
-        let catalog = &snapshot.plan.catalog;
-        copy.progress.wait_for(&format!("copying the schema of {}", catalog.name));
-        let archive = copy.folder.join(format!("schema-{number}"));
-        let schema = Schema::dump(fresh, &copy.source, &catalog.name, Some(&snapshot.name), archive, omissions).await?;
+/// A copy under way.
+struct Filling<'a> {
+    copy: &'a Copy,
+    fresh: &'a Fresh,
+    globals: &'a Globals,
+    literals: &'a Literals,
+}
+
+impl Filling<'_> {
+    /// Brings everything over, and has the cluster as it is to be. `former` is what is known of a copy that this one goes on with.
+    async fn fill(
+        &self,
+        snapshots: Vec<Snapshot>,
+        keys: &mut Keys,
+        (ticket, former): (Option<Ticket>, Option<Record>),
+    ) -> Result<Filled, MaskingError> {
+        let Filling { copy, fresh, globals, literals } = self;
+        let omissions = Omissions { comments: copy.rules.comments, secrets: copy.key.is_some() };
+        let mut template = fresh.connect("template1").await?;
         if former.is_none() {
-            globals.make_database(&mut template, &catalog.name, copy.rules.comments).await?;
-            schema.restore_section(fresh, Section::Before, &catalog.servers).await?;
+            globals.make_roles(&mut template, &copy.rules).await?;
+            template.query("DROP DATABASE postgres").await?;
         }
-        schemas.push(schema);
+        let mut schemas = Vec::new();
+        for (number, snapshot) in snapshots.iter().enumerate() {
+            let catalog = &snapshot.plan.catalog;
+            copy.progress.wait_for(&format!("copying the schema of {}", catalog.name));
+            let archive = copy.folder.join(format!("schema-{number}"));
+            let dumped =
+                Schema::dump(fresh, &copy.source, &catalog.name, Some(&snapshot.name), archive, omissions).await;
+            let schema = dumped.map_err(|error| match former.is_some() {
+                // It was possible before: the source went away.
+                true => ImportError::CutOff { reason: error.to_string() }.into(),
+                false => error,
+            })?;
+            if former.is_none() {
+                globals.make_database(&mut template, &catalog.name, copy.rules.comments).await?;
+                schema.restore_before(fresh, &catalog.servers).await?;
+            }
+            schemas.push(schema);
+        }
+        fault::pass(FaultPoint::SchemaRestored);
+        let goes_on = former.is_some();
+        let record = match former {
+            Some(record) => record,
+            None => {
+                template.query("CHECKPOINT").await?;
+                Record::begin(&copy.record, ticket.as_ref(), &copy.folder).await?
+            }
+        };
+        let ended = async {
+            let (snapshots, rows) = load::load(copy, fresh, snapshots, keys, (&record, literals)).await?;
+            fault::pass(FaultPoint::RowsCopied);
+            let findings = literals.findings();
+            if !findings.is_empty() {
+                return Err(MaskingError::Findings { findings });
+            }
+            let loaded = snapshots.into_iter().zip(rows).zip(schemas).collect();
+            self.finish(loaded, keys, (&record, goes_on)).await
+        };
+        ended.await.map_err(|error| if record.is_kept() { cut_off(error) } else { error })
     }
-    fault::pass(FaultPoint::SchemaRestored);
-    let record = match former {
-        Some(record) => record,
-        None => {
-            template.query("CHECKPOINT").await?;
-            Record::begin(&copy.record, ticket.as_ref(), &copy.folder).await?
-        }
-    };
-    let loaded = load::load(copy, fresh, snapshots, keys, (&record, literals)).await;
-    let (snapshots, rows) = loaded.map_err(|error| if record.is_kept() { cut_off(error) } else { error })?;
-    record.end().await?;
-    fault::pass(FaultPoint::RowsCopied);
-    let findings = literals.findings();
-    if !findings.is_empty() {
-        return Err(MaskingError::Findings { findings });
-    }
-    keys.samples.iter().for_each(|(_, sample)| sample.freeze());
-    let (sampled, mut coincidences) = coincidences::sampled(keys);
-    let (mut databases, mut relations) = (Vec::new(), Relations::default());
-    let mut joined_rows = 0;
-    for ((mut snapshot, rows), schema) in snapshots.into_iter().zip(rows).zip(&schemas) {
-        let plan = &snapshot.plan;
-        copy.progress.wait_for(&format!("building keys and indexes of {}", plan.catalog.name));
-        let mut connection = fresh.connect(&plan.catalog.name).await?;
-        if copy.rules.large_objects == LargeObjects::Keep && plan.catalog.large_objects > 0 {
-            objects::copy_large_objects(&mut snapshot.session, &mut connection, copy.rules.comments).await?;
-        }
-        objects::set_sequences(plan, &mut connection).await?;
-        expressions::compute(plan, &mut connection).await?;
-        schema.restore_section(fresh, Section::After(copy.streams), &plan.catalog.servers).await?;
-        // Triggers on statements are the source's code: none of them is to act here.
-        connection.query("SET session_replication_role = replica").await?;
-        if plan.catalog.materialized_views.iter().any(|view| view.is_populated) {
-            globals.empower_roles(&mut template).await?;
-            objects::refresh_views(plan, &mut connection).await?;
-            globals.settle_roles(&mut template).await?;
-        }
-        connection.query("VACUUM (FREEZE, ANALYZE)").await?;
-        if is_masked {
-            joined_rows += rejoin::rejoin(plan, &mut snapshot.session, &mut connection).await?;
-            coincidences.extend(coincidences::find(plan, &sampled, &mut connection).await?);
-        }
-        relations.add(plan, &mut connection).await?;
-        databases.push(CopiedDatabase { plan: snapshot.plan, rows });
-    }
-    let keeps = |name: &str| !is_masked || !name.contains('.') || copy.rules.keep_settings.contains(name);
-    let left_out = globals.make_settings(&mut template, keeps).await?;
-    globals.make_flags(&mut template).await?;
-    template.query("CHECKPOINT").await?;
-    Ok(Filled { databases, relations, joined_rows, coincidences, settings_left_out: left_out })
 }

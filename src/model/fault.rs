@@ -36,6 +36,12 @@ fault_points! {
     TableCopied = "table-copied",
     /// It has all rows, and no key or index.
     RowsCopied = "rows-copied",
+    /// A step that must not be done twice is noted; its transaction is not committed yet.
+    StepNoted = "step-noted",
+    /// A step that must not be done twice is committed.
+    StepCommitted = "step-committed",
+    /// One of its databases has keys and indexes.
+    KeysBuilt = "keys-built",
     /// It is complete, and was not searched for raw values.
     ClusterCopied = "cluster-copied",
     /// It was searched; nothing of it is in the store.

@@ -178,11 +178,13 @@ impl ImportError {
 }
 
 impl ImportError {
-    /// It says nothing of what was copied: the source may be back later.
+    /// It says nothing of what was copied: the source or the store may be back later.
     pub(super) fn may_pass(&self) -> bool {
         matches!(
             self,
             Self::CutOff { .. }
+                | Self::Store { .. }
+                | Self::Start(LifecycleError::Store(_))
                 | Self::Unreachable { .. }
                 | Self::ConnectTimeout { .. }
                 | Self::NotReady { .. }
@@ -192,6 +194,14 @@ impl ImportError {
                 | Self::Disconnected { .. }
                 | Self::Stalled { .. }
         )
+    }
+
+    /// The same where what was copied is kept.
+    pub(super) fn cut_off(self) -> ImportError {
+        match self {
+            Self::CutOff { .. } => self,
+            other => Self::CutOff { reason: other.to_string() },
+        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! `offshoot import` as one action: copy, bring to consistency, seal; and leave nothing behind when it fails.
 //!
 //! The import works in `<data_dir>/import/<base-id>` (`import-raw` for the raw store), which it holds locked. A folder there that nobody holds belongs to an import that
-//! was killed: its computes, mounts, packs and files are removed first.
+//! was killed: its computes, mounts, packs and files are removed first, but for what another import can go on with.
 
-use super::scratch::Scratch;
+use super::scratch::{RESUMABLE, Scratch};
 use super::seal::{Sealing, seal};
 use super::{Import, ImportError, Progress, Source, import};
 use crate::branch::awake::{Ground, blocking};
@@ -38,9 +38,6 @@ pub trait Prepare: Send + Sync {
     /// Works in `scratch`, a folder of the import's own, which the compute's user can pass through.
     async fn prepare(self: Box<Self>, scratch: &Path, progress: &Arc<Progress>) -> Result<Prepared, ImportError>;
 }
-
-/// The file in an import's folder by which another import can tell whether it may go on with it.
-pub const RESUMABLE: &str = "resumable";
 
 /// A stopped data directory, and what its files do not say.
 pub struct Prepared {
@@ -97,11 +94,16 @@ pub async fn make_base(request: MakeBase) -> Result<(SealedBase, BaseManifest), 
         // Why it failed matters more than what stays behind.
         let _ = remove_base(&catalog, &project, &base).await;
     }
-    match &made {
-        Err(error) if error.may_pass() && scratch.path().join(RESUMABLE).exists() => drop(scratch.halt().await?),
-        _ => scratch.remove().await?,
+    match made {
+        Err(error) if error.may_pass() && scratch.path().join(RESUMABLE).exists() => {
+            scratch.halt().await?;
+            Err(error.cut_off())
+        }
+        made => {
+            scratch.remove().await?;
+            made
+        }
     }
-    made
 }
 
 #[expect(clippy::too_many_arguments, reason = "the parts of one request")]
@@ -136,10 +138,7 @@ async fn copy_and_seal(
     fault::pass(FaultPoint::BaseStaged);
     let (mut facts, mut attest) = (backup.facts, None);
     if let Some(prepared) = prepared {
-        // They are in the store: a large database need not be here twice while it is sealed.
-        let folder = prepared.data_dir;
-        let removed = tokio::fs::remove_dir_all(&folder).await;
-        removed.map_err(|source| ImportError::Scratch { path: folder, source })?;
+        // Its files stay until there is a base of them: another import could go on with them, and sealing brings but few pages here again.
         (facts.source, facts.source_settings) = (prepared.source, prepared.source_settings);
         attest = prepared.attest;
     }
@@ -209,12 +208,14 @@ async fn clear_killed(
         let project: Option<ProjectName> =
             std::fs::read_to_string(path.join("project")).ok().and_then(|name| name.parse().ok());
         let base = path.file_name().and_then(|name| name.to_str()).map(BaseId::from);
-        if let (Some(base), Some(project)) = (&base, &project) {
-            remove_base(catalog, project, base).await?;
-        }
+        // Of a base that is there, or may be, nothing is left to do.
+        let is_gone = match (&base, &project) {
+            (Some(base), Some(project)) => remove_base(catalog, project, base).await?,
+            _ => true,
+        };
         let is_own = of.is_some_and(|(own, _)| project.as_ref() == Some(own));
         let is_resumed = is_own && found.is_none() && of.is_some_and(|(_, goes_on)| goes_on(&path));
-        match base.filter(|_| path.join(RESUMABLE).exists()) {
+        match base.filter(|_| is_gone && path.join(RESUMABLE).exists()) {
             Some(base) if is_resumed => found = Some((base, scratch.halt().await?)),
             // Another import may.
             Some(_) if !is_own && project.is_some() => drop(scratch.halt().await?),
@@ -228,19 +229,19 @@ async fn clear_killed(
 }
 
 /// Deletes the objects of a base that was never sealed. One whose manifest is there may have been listed by a put whose answer was lost, or
-/// may still be: it stays.
-async fn remove_base(catalog: &Catalog, project: &ProjectName, base: &BaseId) -> Result<(), ImportError> {
+/// may still be: it stays, and the answer is no.
+async fn remove_base(catalog: &Catalog, project: &ProjectName, base: &BaseId) -> Result<bool, ImportError> {
     let failed = |e: crate::store::StoreError| ImportError::Store { reason: e.to_string() };
     let head = catalog.project_head(project).await.map_err(failed)?;
     if head.is_some_and(|head| head.bases.iter().any(|sealed| sealed.id == *base)) {
-        return Ok(());
+        return Ok(false);
     }
     let manifest = keys::base_manifest(project, base);
     if catalog.store().get(&manifest).await.map_err(failed)?.is_some() {
-        return Ok(());
+        return Ok(false);
     }
     for key in catalog.store().list(&keys::base(project, base)).await.map_err(failed)? {
         catalog.store().delete(&key).await.map_err(failed)?;
     }
-    Ok(())
+    Ok(true)
 }

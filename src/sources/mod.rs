@@ -32,10 +32,8 @@ pub use error::ImportError;
 pub(crate) use error::ServerMessage;
 pub use import::{Backup, BackupFacts, Import, import};
 pub(crate) use inquiry::inquire_settings;
-pub use make_base::{
-    Attest, MakeBase, Origin, Prepare, Prepared, RESUMABLE, clear_killed_imports, clear_raw_side, make_base,
-};
+pub use make_base::{Attest, MakeBase, Origin, Prepare, Prepared, clear_killed_imports, clear_raw_side, make_base};
 pub use progress::Progress;
 pub use raw_base::RawBase;
 pub(crate) use raw_base::RunningRawBase;
-pub(crate) use scratch::remove_raw;
+pub(crate) use scratch::{PREPARED, RESUMABLE, remove_raw, remove_record, unless_gone};

@@ -14,17 +14,46 @@ use std::path::{Path, PathBuf};
 /// Places of private computes in it.
 const MOUNTS: [&str; 3] = ["start/mnt", "rehearsal/mnt", "raw/mnt"];
 
-/// What of it holds raw pages of a source, and is of no use to another import.
+/// What of it holds raw pages of a source.
 const RAW: [&str; 2] = ["raw", "raw-cache"];
+
+/// The file in an import's folder by which another import can tell whether it may go on with what is in [`PREPARED`].
+pub const RESUMABLE: &str = "resumable";
+/// The folder of a data directory that is made by an import.
+pub const PREPARED: &str = "fresh";
+/// What says whose folder it is.
+const OWN: [&str; 2] = ["lock", "project"];
 
 /// Removes what servers that were started on raw data have left below `scratch`, an import's folder; none runs there any more. Blocks.
 pub(crate) fn remove_raw(scratch: &Path) -> std::io::Result<()> {
-    // As in Place::remove: never through a mount.
-    MOUNTS.iter().try_for_each(|mount| unless_gone(std::fs::remove_dir(scratch.join(mount))))?;
-    RAW.iter().try_for_each(|raw| unless_gone(std::fs::remove_dir_all(scratch.join(raw))))
+    remove_where(scratch, |name| RAW.contains(&name))
 }
 
-fn unless_gone(removed: std::io::Result<()>) -> std::io::Result<()> {
+/// As above, of everything that is of no use to another import.
+fn remove_but_prepared(scratch: &Path) -> std::io::Result<()> {
+    remove_where(scratch, |name| !OWN.contains(&name) && name != RESUMABLE && name != PREPARED)
+}
+
+fn remove_where(scratch: &Path, is_removed: impl Fn(&str) -> bool) -> std::io::Result<()> {
+    // As in Place::remove: never through a mount.
+    MOUNTS.iter().try_for_each(|mount| unless_gone(std::fs::remove_dir(scratch.join(mount))))?;
+    for entry in std::fs::read_dir(scratch)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_none_or(&is_removed) {
+            let (path, is_folder) = (entry.path(), entry.file_type()?.is_dir());
+            unless_gone(if is_folder { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) })?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a [`RESUMABLE`] for good: before what it tells of, so that nobody goes on with half of that. Blocks.
+pub(crate) fn remove_record(record: &Path) -> std::io::Result<()> {
+    unless_gone(std::fs::remove_file(record))?;
+    File::open(record.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
+pub(crate) fn unless_gone(removed: std::io::Result<()>) -> std::io::Result<()> {
     removed.or_else(|e| if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
 }
 
@@ -62,14 +91,15 @@ impl Scratch {
         &self.path
     }
 
-    /// Ends what works in it. Its files stay, but for raw ones.
+    /// Ends what works in it. Of its files those stay that another import can go on with.
     pub(super) async fn halt(self) -> Result<Scratch, ImportError> {
         let reaped = compute::reap_orphans(&self.path).await;
         reaped.map_err(|e| ImportError::read(&self.path, e))?;
         let path = self.path.clone();
         blocking(move || {
             filesystem::detach_stale(&path).map_err(LifecycleError::io("cannot read the mount table"))?;
-            remove_raw(&path).map_err(LifecycleError::io(format!("cannot remove what is in {}", path.display())))
+            let failed = LifecycleError::io(format!("cannot remove what is in {}", path.display()));
+            remove_but_prepared(&path).map_err(failed)
         })
         .await?;
         Ok(self)
@@ -80,7 +110,11 @@ impl Scratch {
         let halted = self.halt().await?;
         let path = halted.path.clone();
         let failed = LifecycleError::io(format!("cannot remove {}", path.display()));
-        blocking(move || std::fs::remove_dir_all(&path).map_err(failed)).await?;
+        let remove = move || {
+            remove_record(&path.join(RESUMABLE))?;
+            std::fs::remove_dir_all(&path)
+        };
+        blocking(move || remove().map_err(failed)).await?;
         drop(halted);
         Ok(())
     }

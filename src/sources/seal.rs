@@ -12,7 +12,7 @@ use crate::compute;
 use crate::filesystem::Limits;
 use crate::model::fault::{self, FaultPoint};
 use crate::model::{BaseManifest, Cluster, ProjectName, SealedBase};
-use crate::pageserver::{self, PageCache, SealedParts, StagedBase, Volume, VolumeSource};
+use crate::pageserver::{self, PageCache, SealedParts, StagedBase, Volume, VolumeSource, WriteError};
 use crate::settings::{CacheSettings, Durability};
 use crate::store::{Catalog, keys};
 use std::path::Path;
@@ -62,7 +62,10 @@ pub(super) async fn seal(sealing: Sealing<'_>, scratch: &Path) -> Result<(Sealed
     })
     .await
     .map_err(|e| LifecycleError::Other(e.to_string()))?
-    .map_err(|e| LifecycleError::Other(e.to_string()))?;
+    .map_err(|e| match e {
+        WriteError::Store(e) => LifecycleError::Store(e),
+        e => LifecycleError::Other(e.to_string()),
+    })?;
     let SealedParts { packs, index_bytes, last_file_id, files, logical_bytes } = parts;
     let mut manifest = BaseManifest {
         format: BaseManifest::format_with(&wal),

@@ -15,5 +15,6 @@ mod postgres_18;
 mod properties;
 mod raw_bases;
 mod refusals;
+mod resumes;
 mod search;
 mod superuser;

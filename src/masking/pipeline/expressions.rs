@@ -1,7 +1,9 @@
 //! Columns that Postgres computes once a table is loaded: a rewrite, so that no row is left in two versions.
 //!
-//! What inherits a column, as partitions do, is rewritten with what it inherits from.
+//! What inherits a column, as partitions do, is rewritten with what it inherits from. An expression over what it has computed itself would compute
+//! something else, so that no table is rewritten twice, however often an import is cut off.
 
+use super::record::Record;
 use super::rows::objection;
 use crate::masking::MaskingError;
 use crate::masking::catalog::{Table, literal, objects, quote};
@@ -40,8 +42,9 @@ impl Rewrite {
     }
 }
 
-/// Computes those of all tables.
-pub(super) async fn compute(plan: &DatabasePlan, fresh: &mut Connection) -> Result<(), MaskingError> {
+/// Computes those of all tables, of each once.
+pub(super) async fn compute(plan: &DatabasePlan, record: &Record, fresh: &mut Connection) -> Result<(), MaskingError> {
+    let database = &plan.catalog.name;
     let mut rewrites = Vec::new();
     // All are looked at before one is changed: a rewrite reaches those below.
     for table_plan in &plan.tables {
@@ -49,14 +52,21 @@ pub(super) async fn compute(plan: &DatabasePlan, fresh: &mut Connection) -> Resu
     }
     for (table, rewrite) in &rewrites {
         let Some(statement) = &rewrite.statement else { continue };
+        let step = format!("expressions of {}", table.full_name());
+        if record.has(database, &step, fresh).await? {
+            continue;
+        }
+        fresh.query("BEGIN").await?;
         fresh.try_query(statement).await?.map_err(|message| MaskingError::Refused {
-            database: plan.catalog.name.clone(),
+            database: database.clone(),
             table: table.full_name(),
             objection: format!("an expression: {}", objection(&message)),
         })?;
-    }
-    for statement in rewrites.iter().flat_map(|(_, rewrite)| &rewrite.storages) {
-        fresh.query(statement).await?;
+        // Those of all tables: which of them this one is inherited by does not matter, and who comes by here again reads them once more.
+        for statement in rewrites.iter().flat_map(|(_, rewrite)| &rewrite.storages) {
+            fresh.query(statement).await?;
+        }
+        record.commit(database, &step, fresh).await?;
     }
     Ok(())
 }

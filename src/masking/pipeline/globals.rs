@@ -182,6 +182,20 @@ impl Globals {
         Ok(())
     }
 
+    /// Takes back what [`Globals::make_settings`] has made and [`Globals::empower_roles`] given: a copy that was cut off there goes on with sessions and
+    /// roles as they were.
+    pub(in crate::masking) async fn unmake_settings(&self, fresh: &mut Connection) -> Result<(), MaskingError> {
+        // They may already act on this very session.
+        execute(fresh, "SET ROLE NONE").await?;
+        execute(fresh, "SET default_transaction_read_only = off").await?;
+        execute(fresh, "DELETE FROM pg_catalog.pg_db_role_setting").await?;
+        self.settle_roles(fresh).await
+    }
+
+    pub(in crate::masking) fn role_names(&self) -> Vec<&str> {
+        self.roles.iter().map(|role| role.name.as_str()).collect()
+    }
+
     /// Gives roles the attributes they have in the source.
     pub(in crate::masking) async fn settle_roles(&self, fresh: &mut Connection) -> Result<(), MaskingError> {
         for role in &self.roles {

@@ -1,5 +1,6 @@
 //! What is in a database beside rows and schema: sequences' values, large objects, materialized views.
 
+use super::record::Record;
 use super::rows::objection;
 use crate::masking::MaskingError;
 use crate::masking::catalog::{field, literal, objects, quote, quoted};
@@ -10,6 +11,8 @@ use serde::Deserialize;
 
 /// Bytes of a large object that are read at once: whole pages of it (`LOBLKSIZE`, 2 KiB).
 const LARGE_OBJECT_PIECE: u64 = 1 << 20;
+/// As it is recorded.
+const STEP: &str = "large objects";
 
 /// Gives every sequence its value; one whose column is permuted goes on after the permutation's range, so that no new row meets an old one.
 pub(super) async fn set_sequences(plan: &DatabasePlan, fresh: &mut Connection) -> Result<(), MaskingError> {
@@ -69,15 +72,18 @@ const LARGE_OBJECTS: &str = "
             FROM aclexplode(m.lomacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee))
     FROM pg_largeobject_metadata m ORDER BY m.oid";
 
-/// Copies all large objects as they are, with owners, grants and, where those are kept, comments.
+/// Copies all large objects of a database as they are, with owners, grants and, where those are kept, comments. Once.
 pub(super) async fn copy_large_objects(
+    (database, record): (&str, &Record),
     source: &mut Connection,
     fresh: &mut Connection,
     comments: Kept,
-) -> Result<u64, MaskingError> {
-    let all: Vec<LargeObject> = objects(source, LARGE_OBJECTS).await?;
+) -> Result<(), MaskingError> {
+    if record.has(database, STEP, fresh).await? {
+        return Ok(());
+    }
     fresh.query("BEGIN").await?;
-    for object in &all {
+    for object in objects::<LargeObject>(source, LARGE_OBJECTS).await? {
         let oid = object.oid;
         fresh.query(&format!("SELECT lo_create({oid})")).await?;
         copy_content(source, fresh, oid).await?;
@@ -91,8 +97,7 @@ pub(super) async fn copy_large_objects(
             fresh.query(&format!("COMMENT ON LARGE OBJECT {oid} IS {}", literal(comment))).await?;
         }
     }
-    fresh.query("COMMIT").await?;
-    Ok(all.len() as u64)
+    record.commit(database, STEP, fresh).await
 }
 
 async fn copy_content(source: &mut Connection, fresh: &mut Connection, oid: u32) -> Result<(), MaskingError> {

@@ -1,10 +1,11 @@
 //! What of a copy is done, on disk beside the fresh cluster, so that one that was killed or cut off goes on after the last finished table.
 //!
 //! ```text
-//! <scratch>/resumable    a line of JSON that says of what copy it is, then one for each table whose rows are committed
+//! <scratch>/resumable    a line of JSON that says of what copy it is, then one for each table whose rows are committed, and for each later step that
+//!                        must not be done twice, before it is committed
 //! ```
 //!
-//! It is there from when all databases have their schema until all have their rows: what comes then is done anew as a whole. Tables that are done were read
+//! It is there from when all databases have their schema until there is a base of them. Tables that are done were read
 //! in a snapshot that is gone, so the rest may only be added while the source is what it was: not one transaction may have
 //! written since ([`SourceState`]). A busy production server never stays so; a standby whose replay is paused does, and raw bases and dumps always.
 //! Where rows of one table are added to another's (partitions that masked keys route, extensions' own tables), nothing is recorded: they could not be loaded
@@ -12,6 +13,7 @@
 
 use crate::masking::MaskingError;
 use crate::masking::catalog::field;
+use crate::model::fault::{self, FaultPoint};
 use crate::sources::Connection;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -47,11 +49,14 @@ pub(in crate::masking) struct SourceState {
     snapshots: BTreeMap<String, String>,
 }
 
+/// What is done, or about to be.
 #[derive(Serialize, Deserialize)]
-struct Loaded {
-    database: String,
-    table: String,
-    rows: u64,
+#[serde(rename_all = "lowercase")]
+enum Entry {
+    /// A table's rows are committed.
+    Rows { database: String, table: String, rows: u64 },
+    /// This transaction of the fresh cluster is about to commit a step. Whether it has is what the cluster knows.
+    Step { database: String, step: String, transaction: String },
 }
 
 /// The record of a copy under way.
@@ -60,6 +65,8 @@ pub(in crate::masking) struct Record {
     /// None: nothing is recorded, since no other run could go on.
     file: Option<Arc<Mutex<File>>>,
     loaded: BTreeMap<(String, String), u64>,
+    /// Database, step and transaction.
+    steps: Vec<(String, String, String)>,
 }
 
 impl SourceState {
@@ -98,16 +105,21 @@ impl Record {
         let text = std::fs::read_to_string(path).ok()?;
         // The last line may have been cut off; what it was of is loaded once more.
         let complete = text.rfind('\n').map_or("", |end| &text[..=end]);
-        let lines = complete.lines().skip(1).map_while(|line| serde_json::from_str(line).ok());
-        let loaded = lines.map(|line: Loaded| ((line.database, line.table), line.rows)).collect();
+        let (mut loaded, mut steps) = (BTreeMap::new(), Vec::new());
+        for entry in complete.lines().skip(1).map_while(|line| serde_json::from_str(line).ok()) {
+            match entry {
+                Entry::Rows { database, table, rows } => drop(loaded.insert((database, table), rows)),
+                Entry::Step { database, step, transaction } => steps.push((database, step, transaction)),
+            }
+        }
         let file = File::options().append(true).open(path).ok()?;
         file.set_len(complete.len() as u64).ok()?;
-        Some(Record { path: path.to_owned(), file: Some(Arc::new(Mutex::new(file))), loaded })
+        Some(Record { path: path.to_owned(), file: Some(Arc::new(Mutex::new(file))), loaded, steps })
     }
 
     /// A new one. Everything in `folder`, the fresh cluster with its schema, is on disk before it says so.
     pub(super) async fn begin(path: &Path, ticket: Option<&Ticket>, folder: &Path) -> Result<Record, MaskingError> {
-        let record = |file| Record { path: path.to_owned(), file, loaded: BTreeMap::new() };
+        let record = |file| Record { path: path.to_owned(), file, loaded: BTreeMap::new(), steps: Vec::new() };
         let Some(ticket) = ticket else { return Ok(record(None)) };
         let (line, folder, place) = (serde_json::to_string(ticket), folder.to_owned(), path.to_owned());
         let begin = move || -> std::io::Result<File> {
@@ -134,9 +146,38 @@ impl Record {
 
     /// A table's rows are committed.
     pub(super) async fn add(&self, database: &str, table: &str, rows: u64) -> Result<(), MaskingError> {
+        self.write(Entry::Rows { database: database.to_owned(), table: table.to_owned(), rows }).await
+    }
+
+    /// Whether a former run has committed this step in the database of `fresh`.
+    pub(super) async fn has(&self, database: &str, step: &str, fresh: &mut Connection) -> Result<bool, MaskingError> {
+        for (_, _, transaction) in self.steps.iter().filter(|(of, noted, _)| of == database && noted == step) {
+            // 'aborted' is also what became of one that a killed server was in. Nothing is ever so old that it is forgotten: template0 is never vacuumed.
+            let status = fresh.query(&format!("SELECT txid_status({transaction})")).await?;
+            if field(status.first(), 0) == "committed" {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Commits the transaction that `fresh` is in, which has done the step.
+    pub(super) async fn commit(&self, database: &str, step: &str, fresh: &mut Connection) -> Result<(), MaskingError> {
+        if self.is_kept() {
+            let transaction = field(fresh.query("SELECT txid_current()").await?.first(), 0);
+            // Else a server that is killed may have lost it altogether, and give its number to another one, which commits.
+            fresh.query("CHECKPOINT").await?;
+            self.write(Entry::Step { database: database.to_owned(), step: step.to_owned(), transaction }).await?;
+            fault::pass(FaultPoint::StepNoted);
+        }
+        fresh.query("SET LOCAL synchronous_commit = on; COMMIT").await?;
+        fault::pass(FaultPoint::StepCommitted);
+        Ok(())
+    }
+
+    async fn write(&self, entry: Entry) -> Result<(), MaskingError> {
         let Some(file) = self.file.clone() else { return Ok(()) };
-        let (database, table) = (database.to_owned(), table.to_owned());
-        let line = serde_json::to_string(&Loaded { database, table, rows }).expect("plain data is JSON") + "\n";
+        let line = serde_json::to_string(&entry).expect("plain data is JSON") + "\n";
         let write = move || {
             let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
             file.write_all(line.as_bytes()).and_then(|()| file.sync_data())
@@ -148,19 +189,6 @@ impl Record {
     /// Whether another run could go on with it.
     pub(super) fn is_kept(&self) -> bool {
         self.file.is_some()
-    }
-
-    /// All rows are there: from here on nothing can go on.
-    pub(super) async fn end(self) -> Result<(), MaskingError> {
-        if self.file.is_none() {
-            return Ok(());
-        }
-        let failed = MaskingError::io(format!("cannot remove {}", self.path.display()));
-        let remove = move || {
-            std::fs::remove_file(&self.path)?;
-            File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
-        };
-        tokio::task::spawn_blocking(remove).await.expect("removing a file does not panic").map_err(failed)
     }
 }
 
@@ -187,8 +215,6 @@ mod tests {
         assert_eq!((again.len(), again.rows("shop", "public.a"), again.rows("shop", "public.c")), (2, Some(3), None));
         assert!(Record::open(&path, Some(&ticket("5:6:"))).is_none());
         assert!(Record::open(&path, None).is_none());
-        again.end().await.unwrap();
-        assert!(!path.exists());
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ use crate::masking::MaskingError;
 use crate::masking::catalog::{ForeignServer, literal, quote};
 use crate::masking::rules::Kept;
 use crate::sources::{Connection, Server};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use tokio::process::Command;
@@ -29,14 +30,6 @@ pub(in crate::masking) struct Schema {
     /// Lines of the table of contents.
     entries: Vec<String>,
     omissions: Omissions,
-}
-
-/// Before or after the rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::masking) enum Section {
-    Before,
-    /// Keys, indexes, constraints, triggers: with so many sessions at once.
-    After(usize),
 }
 
 impl Schema {
@@ -75,26 +68,18 @@ impl Schema {
         Ok(Schema { database: database.to_owned(), archive, entries, omissions })
     }
 
-    /// Restores a section into the database.
-    pub(in crate::masking) async fn restore_section(
+    /// Restores what comes before the rows.
+    pub(in crate::masking) async fn restore_before(
         &self,
         fresh: &Fresh,
-        section: Section,
         servers: &[ForeignServer],
     ) -> Result<(), MaskingError> {
-        let entries = self.entries.iter().map(String::as_str).filter(|line| !self.is_left_out(line));
-        if let Section::After(jobs) = section {
-            let list: Vec<&str> = entries.collect();
-            let jobs = format!("--jobs={jobs}");
-            return self.restore(fresh, &self.database, &list, &["--section=post-data", &jobs]).await;
-        }
-        let entries: Vec<&str> = entries.collect();
         // Foreign tables come after their servers.
         let first_server = self.entries.iter().position(|line| kind_of(line) == "SERVER");
         let first_after =
             |line: &&str| first_server.is_some_and(|first| self.entries[first..].iter().any(|entry| entry == line));
-        let (after, before): (Vec<&str>, Vec<&str>) = entries.into_iter().partition(first_after);
-        self.restore(fresh, &self.database, &before, &["--section=pre-data"]).await?;
+        let (after, before): (Vec<&str>, Vec<&str>) = self.restored().partition(first_after);
+        self.restore(fresh, &before, &["--section=pre-data"]).await?;
         if self.omissions.secrets && !servers.is_empty() {
             let mut connection = fresh.connect(&self.database).await?;
             for server in servers {
@@ -104,7 +89,46 @@ impl Schema {
         if after.is_empty() {
             return Ok(());
         }
-        self.restore(fresh, &self.database, &after, &["--section=pre-data"]).await
+        self.restore(fresh, &after, &["--section=pre-data"]).await
+    }
+
+    /// Restores what comes after them, keys, indexes, constraints and triggers, with so many sessions at once.
+    pub(in crate::masking) async fn restore_after(&self, fresh: &Fresh, jobs: usize) -> Result<(), MaskingError> {
+        self.restore_rest(fresh, &self.restored().collect::<Vec<_>>(), jobs).await
+    }
+
+    /// The same where a server was killed meanwhile: what is missing. `owners` are the names of all roles.
+    ///
+    /// Each entry is made by statements that are sent together, so that it is there or is not. Only its owner is set later: an entry that is
+    /// still the superuser's is made anew. Nothing depends on such a one yet, for who restores it did not come so far.
+    pub(in crate::masking) async fn restore_missing(
+        &self,
+        fresh: &Fresh,
+        jobs: usize,
+        owners: &[&str],
+    ) -> Result<(), MaskingError> {
+        let archive = self.archive.with_extension("made");
+        let made = Schema::dump(fresh, &fresh.server(), &self.database, None, archive, self.omissions).await?;
+        let made: HashSet<&str> = made.entries.iter().map(|line| description(line)).collect();
+        let is_unowned = |line: &str| {
+            let of = |owner: &&str| description(line).strip_suffix(owner)?.strip_suffix(' ');
+            owners.iter().filter_map(of).any(|entry| made.contains(&*format!("{entry} {}", fresh.superuser)))
+        };
+        let missing = self.restored().filter(|line| !made.contains(description(line)));
+        let (unowned, missing): (Vec<&str>, Vec<&str>) = missing.partition(|line| is_unowned(line));
+        if !unowned.is_empty() {
+            self.restore(fresh, &unowned, &["--section=post-data", "--clean", "--if-exists"]).await?;
+        }
+        self.restore_rest(fresh, &missing, jobs).await
+    }
+
+    async fn restore_rest(&self, fresh: &Fresh, list: &[&str], jobs: usize) -> Result<(), MaskingError> {
+        self.restore(fresh, list, &["--section=post-data", &format!("--jobs={jobs}")]).await
+    }
+
+    /// Lines of what is not left out.
+    fn restored(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().map(String::as_str).filter(|line| !self.is_left_out(line))
     }
 
     fn is_left_out(&self, line: &str) -> bool {
@@ -116,13 +140,8 @@ impl Schema {
         }
     }
 
-    async fn restore(
-        &self,
-        fresh: &Fresh,
-        database: &str,
-        list: &[&str],
-        arguments: &[&str],
-    ) -> Result<(), MaskingError> {
+    async fn restore(&self, fresh: &Fresh, list: &[&str], arguments: &[&str]) -> Result<(), MaskingError> {
+        let database = &self.database;
         let list_file = self.archive.with_extension("list");
         std::fs::write(&list_file, list.join("\n") + "\n").map_err(MaskingError::io("cannot write a list"))?;
         let use_list = format!("--use-list={}", list_file.display());
@@ -131,15 +150,19 @@ impl Schema {
         all.extend(arguments);
         all.push(path(&self.archive)?);
         let output = run(&fresh.installation, "pg_restore", &fresh.server(), database, &all).await?;
-        check("pg_restore", &self.database, output).map(drop)
+        check("pg_restore", database, output).map(drop)
     }
 }
 
-/// `12; 1417 16389 USER MAPPING - USER MAPPING app SERVER s app` is a USER MAPPING (`PrintTOCSummary` of pg_backup_archiver.c).
+/// Kind, schema, name and owner: of `12; 1417 16389 USER MAPPING - USER MAPPING app SERVER s app` all but the numbers, which are another dump's others
+/// (`PrintTOCSummary` of pg_backup_archiver.c).
+fn description(line: &str) -> &str {
+    line.splitn(4, ' ').nth(3).unwrap_or_default()
+}
+
 fn kind_of(line: &str) -> &str {
     const KINDS: [&str; 4] = ["USER MAPPING", "SERVER", "BLOB METADATA", "BLOB"];
-    let description = line.splitn(4, ' ').nth(3).unwrap_or_default();
-    let is_it = |kind: &&&str| description.strip_prefix(**kind).is_some_and(|rest| rest.starts_with(' '));
+    let is_it = |kind: &&&str| description(line).strip_prefix(**kind).is_some_and(|rest| rest.starts_with(' '));
     KINDS.iter().find(is_it).copied().unwrap_or_default()
 }
 
