@@ -10,6 +10,7 @@
 //! The sessions that export the snapshots stay open until the last row is read. They read, and nothing else.
 
 mod coincidences;
+mod conditions;
 mod control;
 mod dump;
 mod expressions;
@@ -30,10 +31,10 @@ pub(super) use fresh::{Fresh, set_for_copy};
 pub(super) use record::{MadeBy, Ticket};
 
 use super::MaskingError;
-use super::catalog::{DatabaseCatalog, Table, field};
+use super::catalog::{DatabaseCatalog, field};
 use super::literals::Literals;
 use super::masks::MaskingKey;
-use super::plan::{DatabasePlan, Problem, TablePlan};
+use super::plan::{DatabasePlan, Problem};
 use super::report::FormerReport;
 use super::rules::Rules;
 use super::sample::Sample;
@@ -252,14 +253,6 @@ async fn ticket(
     before: Option<String>,
     snapshots: &[Snapshot],
 ) -> Option<Ticket> {
-    // Rows that were added to others' cannot be taken away again, and a condition may be another one later.
-    let is_repeatable = |plan: &TablePlan, table: &Table| {
-        plan.through.is_none() && plan.filter.is_none() && table.extension_condition.is_none()
-    };
-    let is_all = |plan: &DatabasePlan| plan.tables.iter().all(|table| is_repeatable(table, plan.table(table)));
-    if !snapshots.iter().all(|snapshot| is_all(&snapshot.plan)) {
-        return None;
-    }
     let of = |snapshot: &Snapshot| (snapshot.plan.catalog.name.clone(), snapshot.seen.clone());
     let state = match &copy.unchanging {
         // A server that was started or filled for this counts its own transactions.
@@ -351,7 +344,7 @@ impl Filling<'_> {
             globals.make_roles(&mut template, &copy.rules).await?;
             template.query("DROP DATABASE postgres").await?;
         }
-        let mut schemas = Vec::new();
+        let (mut schemas, mut is_settled) = (Vec::new(), true);
         for (number, snapshot) in snapshots.iter().enumerate() {
             let catalog = &snapshot.plan.catalog;
             copy.progress.wait_for(&format!("copying the schema of {}", catalog.name));
@@ -366,6 +359,7 @@ impl Filling<'_> {
             if former.is_none() {
                 globals.make_database(&mut template, &catalog.name, copy.rules.comments).await?;
                 schema.restore_before(fresh, &catalog.servers).await?;
+                is_settled &= conditions::are_settled(&snapshot.plan, fresh).await?;
             }
             schemas.push(schema);
         }
@@ -374,6 +368,7 @@ impl Filling<'_> {
         let record = match former {
             Some(record) => record,
             None => {
+                let ticket = ticket.filter(|_| is_settled);
                 template.query("CHECKPOINT").await?;
                 Record::begin(&copy.record, ticket.as_ref(), &copy.folder).await?
             }

@@ -260,6 +260,84 @@ fn an_import_that_ends_at_each_step_after_the_rows_comes_to_the_same_base_on_pos
     comes_to_the_same_base(Major::Eighteen);
 }
 
+/// Everything that the conformance cluster has: rows that go to other partitions than they came from, or to an extension's own; conditions, shuffled
+/// columns, identities, expressions.
+fn the_clinic_comes_to_the_same_base(major: Major) {
+    let clinic = Masked::served_clinic_of(major);
+    let of = |masked: &Masked, branch: &str, database: &str| {
+        let url = masked.url(&format!("{database}@{branch}"));
+        let mut all = vec![contents::table_digests(&url), contents::materialized_views(&url)];
+        all.extend(contents::sequences(&url));
+        all.extend(contents::definitions(&url, &[]).into_iter().map(|definition| definition.text));
+        all.join("\n")
+    };
+    let wanted = CLINIC_DATABASES.map(|database| of(&clinic, "in-one-go", database));
+    drop(clinic);
+
+    let mut masked = Masked::new(clinic_options(major).conf("autovacuum = off\n"), masked_config());
+    masked.write_rules(&clinic_rules());
+    let from = masked.source.url(POSTGRES);
+    let arguments = ["import", "shop", "--streams", "1", "--from", &from];
+    let ends = [
+        "table-copied:20",
+        "table-copied:40",
+        // The first of the tables whose rows are added to others, and then the second.
+        "step-noted",
+        "step-noted:2",
+        "rows-copied",
+        "step-noted",
+        "step-committed",
+        "keys-built:2",
+        "cluster-copied",
+    ];
+    for (number, end) in ends.into_iter().enumerate() {
+        masked.node.set_environment("OFFSHOOT_FAULT", end);
+        let said = String::from_utf8_lossy(&masked.node.run(&arguments).stderr).into_owned();
+        assert!(said.contains("OFFSHOOT_FAULT: ending at"), "{number} {end}: {said}");
+        assert!(number == 0 || said.contains("cut off: "), "{number} {end}: {said}");
+    }
+    masked.node.set_environment("OFFSHOOT_FAULT", "");
+    let said = progress(&masked, &arguments.map(str::to_owned));
+    assert!(said.contains("cut off: "), "{said}");
+    masked.node.start();
+    for (database, wanted) in CLINIC_DATABASES.iter().zip(&wanted) {
+        contents::assert_same_lines(wanted, &of(&masked, "resumed", database), "the base that was made in pieces");
+    }
+    let secrets = Secrets::load();
+    secrets.below(masked.node.data_dir()).assert_none("the node's folder");
+}
+
+#[test]
+fn the_conformance_cluster_comes_to_the_same_base_in_pieces() {
+    the_clinic_comes_to_the_same_base(Major::Fifteen);
+}
+
+#[test]
+fn the_conformance_cluster_comes_to_the_same_base_in_pieces_on_postgres_18() {
+    the_clinic_comes_to_the_same_base(Major::Eighteen);
+}
+
+#[test]
+fn an_import_whose_condition_looks_at_the_clock_starts_over() {
+    for (condition, goes_on) in [
+        ("id <= 1000 and created_at > '2024-01-01'", true),
+        ("created_at < now()", false),
+        ("created_at < 'NOW'", false),
+        ("id in (select customer_id from public.orders)", false),
+    ] {
+        let mut masked = quiet_shop();
+        masked.source.psql("shop", "create table visitors as select id, email, created_at from customers");
+        let rules = format!(
+            "[database.shop.table.\"public.visitors\"]\nwhere = \"{condition}\"\n[database.shop.table.\"public.visitors\".column]\nemail = \"email\""
+        );
+        masked.write_rules(&shop_rules("", &rules));
+        let arguments = killed_after(&mut masked, 3);
+        let said = progress(&masked, &arguments);
+        assert_eq!(said.contains("cut off: 3 tables"), goes_on, "{condition}: {said}");
+        assert_eq!(masked.node.bases().len(), 1);
+    }
+}
+
 /// Started by hand on what an import has left, and stopped again.
 fn in_its_cluster(masked: &Masked, sql: &str) {
     let folder = import_folder(masked).join("fresh");

@@ -2,7 +2,7 @@
 
 use super::expressions::Rewrite;
 use super::fresh::{Fresh, set_for_copy};
-use super::record::Record;
+use super::record::{self, Record};
 use super::rows::{TableCopy, objection};
 use super::{Copy, Snapshot};
 use crate::masking::MaskingError;
@@ -147,7 +147,8 @@ impl Work<'_> {
             let one = TableCopy { database: &plan.catalog.name, table, plan: table_plan, copying: &load.copying };
             let name = format!("{}: {}", one.database, table.full_name());
             let part = self.copy.progress.part(&name, table.rows.max(0.0) as u64);
-            let rows = match self.record.rows(one.database, &table.full_name()) {
+            let of = (one.database, &*table.full_name());
+            let rows = match self.record.rows(of.0, of.1, fresh).await? {
                 Some(rows) if one.is_there(fresh, rows).await? => {
                     one.look(&mut sources[0]).await?;
                     part.advance(rows);
@@ -155,9 +156,11 @@ impl Work<'_> {
                 }
                 _ => {
                     let rows = one.run(&mut sources, fresh, |rows| part.advance(rows)).await?;
-                    // What definitions quote of its values is not recorded: a run that goes on must come to the same end.
-                    if self.literals.findings().is_empty() {
-                        self.record.add(one.database, &table.full_name(), rows).await?;
+                    match (self.literals.findings().is_empty(), one.is_added_to_others()) {
+                        // What definitions quote of its values is not recorded: a run that goes on must come to the same end.
+                        (false, _) => record::commit(fresh).await?,
+                        (true, false) => self.record.commit_rows(of, rows, fresh).await?,
+                        (true, true) => self.record.commit_added_rows(of, rows, fresh).await?,
                     }
                     fault::pass(FaultPoint::TableCopied);
                     rows

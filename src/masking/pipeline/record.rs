@@ -8,8 +8,8 @@
 //! It is there from when all databases have their schema until there is a base of them. Tables that are done were read
 //! in a snapshot that is gone, so the rest may only be added while the source is what it was: not one transaction may have
 //! written since ([`SourceState`]). A busy production server never stays so; a standby whose replay is paused does, and raw bases and dumps always.
-//! Where rows of one table are added to another's (partitions that masked keys route, extensions' own tables), nothing is recorded: they could not be loaded
-//! twice.
+//! Rows that are added to others (to partitions that masked keys route to, to an extension's own) must not be loaded twice, either, since they cannot be
+//! taken away again.
 
 use crate::masking::MaskingError;
 use crate::masking::catalog::field;
@@ -53,8 +53,14 @@ pub(in crate::masking) struct SourceState {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Entry {
-    /// A table's rows are committed.
-    Rows { database: String, table: String, rows: u64 },
+    /// A table's rows are committed, or about to be by this transaction.
+    Rows {
+        database: String,
+        table: String,
+        rows: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        transaction: Option<String>,
+    },
     /// This transaction of the fresh cluster is about to commit a step. Whether it has is what the cluster knows.
     Step { database: String, step: String, transaction: String },
 }
@@ -64,7 +70,8 @@ pub(in crate::masking) struct Record {
     path: PathBuf,
     /// None: nothing is recorded, since no other run could go on.
     file: Option<Arc<Mutex<File>>>,
-    loaded: BTreeMap<(String, String), u64>,
+    /// By database and table: rows and transaction.
+    loaded: BTreeMap<(String, String), (u64, Option<String>)>,
     /// Database, step and transaction.
     steps: Vec<(String, String, String)>,
 }
@@ -108,7 +115,9 @@ impl Record {
         let (mut loaded, mut steps) = (BTreeMap::new(), Vec::new());
         for entry in complete.lines().skip(1).map_while(|line| serde_json::from_str(line).ok()) {
             match entry {
-                Entry::Rows { database, table, rows } => drop(loaded.insert((database, table), rows)),
+                Entry::Rows { database, table, rows, transaction } => {
+                    loaded.insert((database, table), (rows, transaction));
+                }
                 Entry::Step { database, step, transaction } => steps.push((database, step, transaction)),
             }
         }
@@ -134,27 +143,53 @@ impl Record {
         Ok(record(Some(Arc::new(Mutex::new(file)))))
     }
 
-    /// Rows of a table that is done.
-    pub(super) fn rows(&self, database: &str, table: &str) -> Option<u64> {
-        self.loaded.get(&(database.to_owned(), table.to_owned())).copied()
+    /// Rows of a table that a former run has committed in the database of `fresh`.
+    pub(super) async fn rows(
+        &self,
+        database: &str,
+        table: &str,
+        fresh: &mut Connection,
+    ) -> Result<Option<u64>, MaskingError> {
+        Ok(match self.loaded.get(&(database.to_owned(), table.to_owned())) {
+            Some((rows, None)) => Some(*rows),
+            Some((rows, Some(transaction))) if is_committed(transaction, fresh).await? => Some(*rows),
+            _ => None,
+        })
     }
 
-    /// Tables that a former run has done.
+    /// Tables that a former run has done, but for one or another that it was about to commit.
     pub(super) fn len(&self) -> usize {
         self.loaded.len()
     }
 
-    /// A table's rows are committed.
-    pub(super) async fn add(&self, database: &str, table: &str, rows: u64) -> Result<(), MaskingError> {
-        self.write(Entry::Rows { database: database.to_owned(), table: table.to_owned(), rows }).await
+    /// Commits the transaction that `fresh` is in, which has loaded a table's rows, so that they are there only once, even if another run loads them again.
+    pub(super) async fn commit_rows(
+        &self,
+        (database, table): (&str, &str),
+        rows: u64,
+        fresh: &mut Connection,
+    ) -> Result<(), MaskingError> {
+        commit(fresh).await?;
+        self.write(Entry::Rows { database: database.to_owned(), table: table.to_owned(), rows, transaction: None })
+            .await
+    }
+
+    /// The same for rows that another run must not load again.
+    pub(super) async fn commit_added_rows(
+        &self,
+        (database, table): (&str, &str),
+        rows: u64,
+        fresh: &mut Connection,
+    ) -> Result<(), MaskingError> {
+        let (database, table) = (database.to_owned(), table.to_owned());
+        self.note(fresh, |transaction| Entry::Rows { database, table, rows, transaction: Some(transaction) }).await?;
+        commit(fresh).await
     }
 
     /// Whether a former run has committed this step in the database of `fresh`.
     pub(super) async fn has(&self, database: &str, step: &str, fresh: &mut Connection) -> Result<bool, MaskingError> {
         for (_, _, transaction) in self.steps.iter().filter(|(of, noted, _)| of == database && noted == step) {
-            // 'aborted' is also what became of one that a killed server was in. Nothing is ever so old that it is forgotten: template0 is never vacuumed.
-            let status = fresh.query(&format!("SELECT txid_status({transaction})")).await?;
-            if field(status.first(), 0) == "committed" {
+            if is_committed(transaction, fresh).await? {
                 return Ok(true);
             }
         }
@@ -163,15 +198,22 @@ impl Record {
 
     /// Commits the transaction that `fresh` is in, which has done the step.
     pub(super) async fn commit(&self, database: &str, step: &str, fresh: &mut Connection) -> Result<(), MaskingError> {
-        if self.is_kept() {
-            let transaction = field(fresh.query("SELECT txid_current()").await?.first(), 0);
-            // Else a server that is killed may have lost it altogether, and give its number to another one, which commits.
-            fresh.query("CHECKPOINT").await?;
-            self.write(Entry::Step { database: database.to_owned(), step: step.to_owned(), transaction }).await?;
-            fault::pass(FaultPoint::StepNoted);
-        }
-        fresh.query("SET LOCAL synchronous_commit = on; COMMIT").await?;
+        let (database, step) = (database.to_owned(), step.to_owned());
+        self.note(fresh, |transaction| Entry::Step { database, step, transaction }).await?;
+        commit(fresh).await?;
         fault::pass(FaultPoint::StepCommitted);
+        Ok(())
+    }
+
+    async fn note(&self, fresh: &mut Connection, entry: impl FnOnce(String) -> Entry) -> Result<(), MaskingError> {
+        if !self.is_kept() {
+            return Ok(());
+        }
+        let transaction = field(fresh.query("SELECT txid_current()").await?.first(), 0);
+        // Else a server that is killed may have lost it altogether, and give its number to another one, which commits.
+        fresh.query("CHECKPOINT").await?;
+        self.write(entry(transaction)).await?;
+        fault::pass(FaultPoint::StepNoted);
         Ok(())
     }
 
@@ -192,6 +234,18 @@ impl Record {
     }
 }
 
+/// What is recorded as done has to be.
+pub(super) async fn commit(fresh: &mut Connection) -> Result<(), MaskingError> {
+    fresh.query("SET LOCAL synchronous_commit = on; COMMIT").await?;
+    Ok(())
+}
+
+/// 'aborted' is also what became of one that a killed server was in. Nothing is ever so old that it is forgotten: template0 is never vacuumed.
+async fn is_committed(transaction: &str, fresh: &mut Connection) -> Result<bool, MaskingError> {
+    let status = fresh.query(&format!("SELECT txid_status({transaction})")).await?;
+    Ok(field(status.first(), 0) == "committed")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,18 +257,44 @@ mod tests {
         Ticket::new(made_by, source, BTreeMap::new())
     }
 
+    fn rows(table: &str, rows: u64) -> Entry {
+        Entry::Rows { database: "shop".to_owned(), table: table.to_owned(), rows, transaction: None }
+    }
+
+    fn loaded(record: &Record, table: &str) -> Option<u64> {
+        record.loaded.get(&("shop".to_owned(), table.to_owned())).map(|(rows, _)| *rows)
+    }
+
     #[tokio::test]
     async fn an_equal_copy_goes_on_and_no_other() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("resumable");
         assert!(Record::open(&path, Some(&ticket("5:5:"))).is_none());
         let record = Record::begin(&path, Some(&ticket("5:5:")), folder.path()).await.unwrap();
-        record.add("shop", "public.a", 3).await.unwrap();
-        record.add("shop", "public.b", 0).await.unwrap();
+        record.write(rows("public.a", 3)).await.unwrap();
+        record.write(rows("public.b", 0)).await.unwrap();
         let again = Record::open(&path, Some(&ticket("5:5:"))).unwrap();
-        assert_eq!((again.len(), again.rows("shop", "public.a"), again.rows("shop", "public.c")), (2, Some(3), None));
+        assert_eq!((again.len(), loaded(&again, "public.a"), loaded(&again, "public.c")), (2, Some(3), None));
         assert!(Record::open(&path, Some(&ticket("5:6:"))).is_none());
         assert!(Record::open(&path, None).is_none());
+    }
+
+    #[tokio::test]
+    async fn transactions_are_kept_with_what_they_are_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("resumable");
+        let record = Record::begin(&path, Some(&ticket("5:5:")), folder.path()).await.unwrap();
+        let transaction = |number: u32| Some(number.to_string());
+        let (database, table) = ("shop".to_owned(), "public.a".to_owned());
+        // The first was aborted.
+        for number in [7, 9] {
+            let (database, table) = (database.clone(), table.clone());
+            record.write(Entry::Rows { database, table, rows: 3, transaction: transaction(number) }).await.unwrap();
+        }
+        record.write(Entry::Step { database, step: "s".to_owned(), transaction: "11".to_owned() }).await.unwrap();
+        let again = Record::open(&path, Some(&ticket("5:5:"))).unwrap();
+        assert_eq!(again.loaded.values().collect::<Vec<_>>(), [&(3, transaction(9))]);
+        assert_eq!(again.steps, [("shop".to_owned(), "s".to_owned(), "11".to_owned())]);
     }
 
     #[tokio::test]
@@ -222,13 +302,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("resumable");
         let record = Record::begin(&path, Some(&ticket("5:5:")), folder.path()).await.unwrap();
-        record.add("shop", "public.a", 3).await.unwrap();
-        record.add("shop", "public.b", 4).await.unwrap();
+        record.write(rows("public.a", 3)).await.unwrap();
+        record.write(rows("public.b", 4)).await.unwrap();
         let length = std::fs::metadata(&path).unwrap().len();
         File::options().write(true).open(&path).unwrap().set_len(length - 3).unwrap();
         let again = Record::open(&path, Some(&ticket("5:5:"))).unwrap();
-        assert_eq!((again.len(), again.rows("shop", "public.a")), (1, Some(3)));
-        again.add("shop", "public.c", 5).await.unwrap();
-        assert_eq!(Record::open(&path, Some(&ticket("5:5:"))).unwrap().rows("shop", "public.c"), Some(5));
+        assert_eq!((again.len(), loaded(&again, "public.a")), (1, Some(3)));
+        again.write(rows("public.c", 5)).await.unwrap();
+        assert_eq!(loaded(&Record::open(&path, Some(&ticket("5:5:"))).unwrap(), "public.c"), Some(5));
     }
 }

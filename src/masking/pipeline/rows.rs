@@ -66,16 +66,16 @@ enum Piece {
 }
 
 impl TableCopy<'_> {
-    /// Copies all rows, in one transaction of the masked side, and returns how many. `sources` are sessions in one snapshot, at least one; they come back. `advance` is
-    /// told of rows as they go.
+    /// Copies all rows, in one transaction of the masked side that is left open, and returns how many. `sources` are sessions in one snapshot, at least one; they
+    /// come back. `advance` is told of rows as they go.
     pub(in crate::masking) async fn run(
         &self,
         sources: &mut Vec<Connection>,
         fresh: &mut Connection,
         advance: impl Fn(u64),
     ) -> Result<u64, MaskingError> {
-        // Frozen rows need a table that this transaction made or emptied; an extension's has rows of the extension's own.
-        let is_frozen = self.plan.through.is_none() && self.table.extension_condition.is_none();
+        // Frozen rows need a table that this transaction made or emptied.
+        let is_frozen = !self.is_added_to_others();
         fresh.query("BEGIN").await?;
         if is_frozen {
             fresh.query(&format!("TRUNCATE ONLY {}", self.table.quoted())).await?;
@@ -87,9 +87,12 @@ impl TableCopy<'_> {
         if read != written {
             return Err(self.stopped(Stop::Count(read, written)));
         }
-        // What is recorded as done has to be.
-        fresh.query("SET LOCAL synchronous_commit = on; COMMIT").await?;
         Ok(written)
+    }
+
+    /// Its rows go to where others are: partitions that masked keys route to, or an extension's table, which has rows of the extension's own.
+    pub(in crate::masking) fn is_added_to_others(&self) -> bool {
+        self.plan.through.is_some() || self.table.extension_condition.is_some()
     }
 
     /// Masks some of the rows, and has the masked side take them and forget them: what is wrong with a mask or breaks a check shows before many rows
@@ -131,8 +134,11 @@ impl TableCopy<'_> {
         MaskingError::Refused { database, table, objection: objection(message) }
     }
 
-    /// Whether the `rows` that a former run committed are there.
+    /// Whether the `rows` that a former run committed are there, as far as they can be told from others.
     pub(in crate::masking) async fn is_there(&self, fresh: &mut Connection, rows: u64) -> Result<bool, MaskingError> {
+        if self.is_added_to_others() {
+            return Ok(true);
+        }
         let counted = fresh.query(&format!("SELECT count(*) FROM ONLY {}", self.table.quoted())).await?;
         Ok(field(counted.first(), 0).parse() == Ok(rows))
     }
