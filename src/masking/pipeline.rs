@@ -364,7 +364,6 @@ impl Filling<'_> {
             schemas.push(schema);
         }
         fault::pass(FaultPoint::SchemaRestored);
-        let goes_on = former.is_some();
         let record = match former {
             Some(record) => record,
             None => {
@@ -381,7 +380,7 @@ impl Filling<'_> {
                 return Err(MaskingError::Findings { findings });
             }
             let loaded = snapshots.into_iter().zip(rows).zip(schemas).collect();
-            self.finish(loaded, keys, (&record, goes_on)).await
+            self.finish(loaded, keys, &record).await
         };
         ended.await.map_err(|error| if record.is_kept() { cut_off(error) } else { error })
     }

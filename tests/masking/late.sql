@@ -27,6 +27,13 @@ alter table late.comments replica identity using index comments_pkey;
 alter table late.comments enable row level security;
 create policy of_app on late.comments to app using (id % 2 = 0);
 
+-- Partitions that a masked key decides over: their rows are added to those of others.
+create table late.letters (recipient text, body text) partition by hash (recipient);
+create table late.letters_0 partition of late.letters for values with (modulus 3, remainder 0);
+create table late.letters_1 partition of late.letters for values with (modulus 3, remainder 1);
+create table late.letters_2 partition of late.letters for values with (modulus 3, remainder 2);
+insert into late.letters select 'recipient ' || n, 'letter ' || n from generate_series(1, 300) n;
+
 create statistics late.days_and_notes on id, day from late.comments;
 alter statistics late.days_and_notes owner to app;
 -- A view that depends on a key, which comes after it, and one on that.

@@ -29,7 +29,7 @@ impl Filling<'_> {
         &self,
         loaded: Vec<Loaded>,
         keys: &mut Keys,
-        (record, goes_on): (&Record, bool),
+        record: &Record,
     ) -> Result<Filled, MaskingError> {
         let Filling { copy, fresh, globals, .. } = self;
         let is_masked = copy.key.is_some();
@@ -48,7 +48,7 @@ impl Filling<'_> {
             }
             objects::set_sequences(plan, &mut connection).await?;
             expressions::compute(plan, record, &mut connection).await?;
-            match goes_on {
+            match record.goes_on() {
                 true => schema.restore_missing(fresh, copy.streams, &globals.role_names()).await?,
                 false => schema.restore_after(fresh, copy.streams).await?,
             }
@@ -61,7 +61,7 @@ impl Filling<'_> {
                 globals.settle_roles(&mut template).await?;
             }
             connection.query("VACUUM (FREEZE, ANALYZE)").await?;
-            if goes_on {
+            if record.goes_on() {
                 // ANALYZE came last, and has left those dead that a former one had made.
                 connection.query("VACUUM (FULL) pg_catalog.pg_statistic, pg_catalog.pg_statistic_ext_data").await?;
             }

@@ -74,6 +74,9 @@ pub(super) async fn load(
         record,
         literals,
     };
+    if record.goes_on() {
+        work.remove_dead_rows().await?;
+    }
     if record.len() == 0 && copy.key.is_some() {
         copy.progress.wait_for("trying the masks on some rows of each table");
         work.try_out().await?;
@@ -171,6 +174,26 @@ impl Work<'_> {
             let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
             loaded[load.database].insert(table.full_name(), rows);
         }
+    }
+
+    /// Removes the rows that loads have left which were killed: of tables that are not emptied before they are loaded again. Else they would lie in the
+    /// free space of pages, where the search wants nothing to be.
+    async fn remove_dead_rows(&self) -> Result<(), MaskingError> {
+        for (plan, _) in &self.databases {
+            let mut unfinished = BTreeSet::new();
+            let mut fresh = self.fresh.connect(&plan.catalog.name).await?;
+            for table_plan in &plan.tables {
+                let Some(root) = table_plan.through else { continue };
+                let table = plan.table(table_plan).full_name();
+                if self.record.rows(&plan.catalog.name, &table, &mut fresh).await?.is_none() {
+                    unfinished.insert(root);
+                }
+            }
+            for root in unfinished.into_iter().filter_map(|root| plan.catalog.table(root)) {
+                fresh.query(&format!("VACUUM (FULL) {}", root.quoted())).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Tries what is done to each table on some of its rows. All that is wrong with them is one error.

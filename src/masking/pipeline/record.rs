@@ -72,6 +72,7 @@ pub(in crate::masking) struct Record {
     file: Option<Arc<Mutex<File>>>,
     /// By database and table: rows and transaction.
     loaded: BTreeMap<(String, String), (u64, Option<String>)>,
+    goes_on: bool,
     /// Database, step and transaction.
     steps: Vec<(String, String, String)>,
 }
@@ -123,12 +124,13 @@ impl Record {
         }
         let file = File::options().append(true).open(path).ok()?;
         file.set_len(complete.len() as u64).ok()?;
-        Some(Record { path: path.to_owned(), file: Some(Arc::new(Mutex::new(file))), loaded, steps })
+        Some(Record { path: path.to_owned(), file: Some(Arc::new(Mutex::new(file))), loaded, goes_on: true, steps })
     }
 
     /// A new one. Everything in `folder`, the fresh cluster with its schema, is on disk before it says so.
     pub(super) async fn begin(path: &Path, ticket: Option<&Ticket>, folder: &Path) -> Result<Record, MaskingError> {
-        let record = |file| Record { path: path.to_owned(), file, loaded: BTreeMap::new(), steps: Vec::new() };
+        let nothing = (BTreeMap::new(), Vec::new());
+        let record = |file| Record { path: path.to_owned(), file, loaded: nothing.0, goes_on: false, steps: nothing.1 };
         let Some(ticket) = ticket else { return Ok(record(None)) };
         let (line, folder, place) = (serde_json::to_string(ticket), folder.to_owned(), path.to_owned());
         let begin = move || -> std::io::Result<File> {
@@ -155,6 +157,11 @@ impl Record {
             Some((rows, Some(transaction))) if is_committed(transaction, fresh).await? => Some(*rows),
             _ => None,
         })
+    }
+
+    /// Whether it is a former run's.
+    pub(super) fn goes_on(&self) -> bool {
+        self.goes_on
     }
 
     /// Tables that a former run has done, but for one or another that it was about to commit.
