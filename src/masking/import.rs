@@ -123,6 +123,7 @@ impl CopyImport {
             key: key.clone(),
             settings: self.settings,
             folder: scratch.join(PREPARED),
+            archives: scratch.join("definitions"),
             record: scratch.join(RESUMABLE),
             made_by,
             unchanging,

@@ -10,7 +10,6 @@
 //! The sessions that export the snapshots stay open until the last row is read. They read, and nothing else.
 
 mod coincidences;
-mod conditions;
 mod control;
 mod dump;
 mod expressions;
@@ -22,6 +21,7 @@ mod objects;
 mod record;
 mod rejoin;
 mod relations;
+mod resumable;
 mod rows;
 mod schema;
 
@@ -49,6 +49,7 @@ use record::{Record, SourceState};
 use relations::Relations;
 use schema::{Omissions, Schema};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,6 +71,8 @@ pub(super) struct Copy {
     pub settings: ComputeSettings,
     /// A folder of its own: not there yet, or with what a copy that `record` tells of has begun.
     pub folder: PathBuf,
+    /// A folder of its own, not there yet, for definitions of the source: with its credentials for others.
+    pub archives: PathBuf,
     /// Where it is kept what of the copy is done.
     pub record: PathBuf,
     pub made_by: MadeBy,
@@ -283,22 +286,15 @@ async fn remove_former(copy: &Copy) -> Result<(), MaskingError> {
     tokio::task::spawn_blocking(remove).await.expect("removing files does not panic").map_err(failed)
 }
 
-/// What ends a copy that another run can go on with: the source went away.
-fn cut_off(error: MaskingError) -> MaskingError {
-    let reason = match error {
-        MaskingError::Source(ImportError::Disconnected { target, source }) => {
-            format!("the connection to {target} broke: {source}")
-        }
-        MaskingError::Source(ImportError::Stalled { target, limit }) => {
-            format!("{target} sent nothing for {}", humantime::format_duration(limit))
-        }
-        // Class 57P: its operator, or a crash (Postgres manual, "PostgreSQL Error Codes").
+/// The source ended it, which says nothing of the rows. Class 57P: its operator, or a crash (Postgres manual, "PostgreSQL Error Codes").
+fn without_blame(error: MaskingError) -> MaskingError {
+    match error {
         MaskingError::SourceRefused { sqlstate, .. } if sqlstate.starts_with("57P") => {
-            format!("the source ended the session (SQLSTATE {sqlstate})")
+            let reason = format!("the source ended the session (SQLSTATE {sqlstate})");
+            ImportError::SourceGone { reason }.into()
         }
-        other => return other,
-    };
-    ImportError::CutOff { reason }.into()
+        other => other,
+    }
 }
 
 impl Copied {
@@ -339,27 +335,29 @@ impl Filling<'_> {
     ) -> Result<Filled, MaskingError> {
         let Filling { copy, fresh, globals, literals } = self;
         let omissions = Omissions { comments: copy.rules.comments, secrets: copy.key.is_some() };
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&copy.archives);
+        made.map_err(MaskingError::io(format!("cannot make {}", copy.archives.display())))?;
         let mut template = fresh.connect("template1").await?;
         if former.is_none() {
             globals.make_roles(&mut template, &copy.rules).await?;
             template.query("DROP DATABASE postgres").await?;
         }
-        let (mut schemas, mut is_settled) = (Vec::new(), true);
+        let (mut schemas, mut is_resumable) = (Vec::new(), true);
         for (number, snapshot) in snapshots.iter().enumerate() {
             let catalog = &snapshot.plan.catalog;
             copy.progress.wait_for(&format!("copying the schema of {}", catalog.name));
-            let archive = copy.folder.join(format!("schema-{number}"));
+            let archive = copy.archives.join(format!("schema-{number}"));
             let dumped =
                 Schema::dump(fresh, &copy.source, &catalog.name, Some(&snapshot.name), archive, omissions).await;
             let schema = dumped.map_err(|error| match former.is_some() {
-                // It was possible before: the source went away.
-                true => ImportError::CutOff { reason: error.to_string() }.into(),
+                // Whatever it is that went well before: it says nothing against the rows that are there.
+                true => ImportError::SourceGone { reason: error.to_string() }.into(),
                 false => error,
             })?;
             if former.is_none() {
                 globals.make_database(&mut template, &catalog.name, copy.rules.comments).await?;
                 schema.restore_before(fresh, &catalog.servers).await?;
-                is_settled &= conditions::are_settled(&snapshot.plan, fresh).await?;
+                is_resumable &= resumable::is_resumable(&snapshot.plan, fresh).await?;
             }
             schemas.push(schema);
         }
@@ -367,7 +365,7 @@ impl Filling<'_> {
         let record = match former {
             Some(record) => record,
             None => {
-                let ticket = ticket.filter(|_| is_settled);
+                let ticket = ticket.filter(|_| is_resumable);
                 template.query("CHECKPOINT").await?;
                 Record::begin(&copy.record, ticket.as_ref(), &copy.folder).await?
             }
@@ -380,8 +378,11 @@ impl Filling<'_> {
                 return Err(MaskingError::Findings { findings });
             }
             let loaded = snapshots.into_iter().zip(rows).zip(schemas).collect();
-            self.finish(loaded, keys, &record).await
+            let filled = self.finish(loaded, keys, &record).await?;
+            let removed = tokio::fs::remove_dir_all(&copy.archives).await;
+            removed.map_err(MaskingError::io(format!("cannot remove {}", copy.archives.display())))?;
+            Ok(filled)
         };
-        ended.await.map_err(|error| if record.is_kept() { cut_off(error) } else { error })
+        ended.await.map_err(|error| if record.is_kept() { without_blame(error) } else { error })
     }
 }

@@ -89,9 +89,9 @@ pub enum ImportError {
     ExtraTablespaces { names: Vec<String> },
     #[error("{target} reports: {message} (SQLSTATE {sqlstate})")]
     Server { target: String, sqlstate: String, message: String },
-    #[error("the connection to {target} broke: {source}; run the import again, nothing is left of this one")]
+    #[error("the connection to {target} broke: {source}; run the import again")]
     Disconnected { target: String, source: io::Error },
-    #[error("{target} sent nothing for {}; run the import again, nothing is left of this one", humantime::format_duration(*limit))]
+    #[error("{target} sent nothing for {}; run the import again", humantime::format_duration(*limit))]
     Stalled { target: String, limit: Duration },
     #[error(
         "{target} does not speak the replication protocol as PostgreSQL does: {reason}; is a pooler in between? Connect to the server itself"
@@ -113,8 +113,10 @@ pub enum ImportError {
 
     #[error("the backup cannot be read: {source}")]
     Archive { source: io::Error },
-    #[error("no space left {place}; free some and run the import again, nothing is left of this one")]
-    DiskFull { place: String },
+    #[error("no space left at {}; free some and run the import again, nothing is left of this one", path.display())]
+    DiskFull { path: PathBuf },
+    #[error("no space left in the object store; free some and run the import again")]
+    StoreFull,
     #[error("cannot write to the object store: {reason}; check store.url, its credentials and who may write there")]
     Store { reason: String },
     #[error("another import of this project uses {}; wait for it to end", path.display())]
@@ -125,10 +127,14 @@ pub enum ImportError {
     RawBase(LifecycleError),
     #[error("{store} has no raw base of {project}; make one with `offshoot import {project} --raw`")]
     NoRawBase { project: ProjectName, store: String },
+    #[error("{reason}")]
+    SourceGone { reason: String },
     #[error(
-        "{reason}; what was copied is kept, and the next import by the same rules goes on from there, if nothing has written to the source by then"
+        "{reason}. What was copied is kept, and the next import by the same rules goes on from there, if nothing has written to the source by then. To start \
+         over instead, remove {}",
+        folder.display()
     )]
-    CutOff { reason: String },
+    CutOff { reason: Box<ImportError>, folder: PathBuf },
     #[error(transparent)]
     Prepare(Box<dyn std::error::Error + Send + Sync>),
     #[error("cannot write to {}: {source}; check server.data_dir and who may write there", path.display())]
@@ -178,30 +184,9 @@ impl ImportError {
 }
 
 impl ImportError {
-    /// It says nothing of what was copied: the source or the store may be back later.
+    /// It says nothing against what was copied so far, which another import may go on with. A full disk gets its space back.
     pub(super) fn may_pass(&self) -> bool {
-        matches!(
-            self,
-            Self::CutOff { .. }
-                | Self::Store { .. }
-                | Self::Start(LifecycleError::Store(_))
-                | Self::Unreachable { .. }
-                | Self::ConnectTimeout { .. }
-                | Self::NotReady { .. }
-                | Self::TooManyConnections { .. }
-                | Self::NoPassword { .. }
-                | Self::WrongPassword { .. }
-                | Self::Disconnected { .. }
-                | Self::Stalled { .. }
-        )
-    }
-
-    /// The same where what was copied is kept.
-    pub(super) fn cut_off(self) -> ImportError {
-        match self {
-            Self::CutOff { .. } => self,
-            other => Self::CutOff { reason: other.to_string() },
-        }
+        !matches!(self, Self::Prepare(_) | Self::DiskFull { .. })
     }
 }
 
@@ -210,12 +195,10 @@ impl From<WriteError> for ImportError {
         match error {
             WriteError::Source(source) => ImportError::Archive { source },
             WriteError::Scratch { path, source } if source.kind() == io::ErrorKind::StorageFull => {
-                ImportError::DiskFull { place: format!("at {}", path.display()) }
+                ImportError::DiskFull { path }
             }
             WriteError::Scratch { path, source } => ImportError::Scratch { path, source },
-            WriteError::Store(StoreError::Full { .. }) => {
-                ImportError::DiskFull { place: "in the object store".to_owned() }
-            }
+            WriteError::Store(StoreError::Full { .. }) => ImportError::StoreFull,
             WriteError::Store(error) => ImportError::Store { reason: error.to_string() },
             WriteError::Orphan(path) => {
                 ImportError::Archive { source: io::Error::other(format!("{path} has no directory in it")) }
@@ -235,7 +218,7 @@ mod tests {
         assert!(matches!(scratch(io::ErrorKind::StorageFull).into(), ImportError::DiskFull { .. }));
         assert!(matches!(scratch(io::ErrorKind::PermissionDenied).into(), ImportError::Scratch { .. }));
         let full = WriteError::Store(StoreError::Full { key: "pack".to_owned() });
-        assert!(matches!(full.into(), ImportError::DiskFull { .. }));
+        assert!(matches!(full.into(), ImportError::StoreFull));
         let denied = StoreError::Denied { key: "pack".to_owned(), reason: "403".to_owned() };
         assert!(matches!(WriteError::Store(denied).into(), ImportError::Store { .. }));
     }

@@ -10,7 +10,7 @@ use crate::branch::awake::{Ground, blocking};
 use crate::branch::place;
 use crate::compute::Identity;
 use crate::model::fault::{self, FaultPoint};
-use crate::model::{Ambient, BaseId, BaseManifest, MaskingSeal, ProjectName, SealedBase};
+use crate::model::{Ambient, BaseId, BaseManifest, Entropy, MaskingSeal, ProjectName, SealedBase};
 use crate::settings::Settings;
 use crate::store::{Catalog, keys};
 use async_trait::async_trait;
@@ -79,7 +79,8 @@ pub async fn make_base(request: MakeBase) -> Result<(SealedBase, BaseManifest), 
         clear_raw_side(&settings.server.data_dir).await?;
     }
     let goes_on = |path: &Path| matches!(&origin, Origin::Made(prepare) if prepare.resumes(path));
-    let (base, scratch) = match clear_killed(&catalog, &folder, Some((&project, &goes_on))).await? {
+    let own = (&project, &ambient.entropy, &goes_on as &GoesOn<'_>);
+    let (base, scratch) = match clear_killed(&catalog, &folder, Some(own)).await? {
         Some(found) => found,
         None => {
             let base = BaseId::random(&ambient.entropy);
@@ -96,8 +97,8 @@ pub async fn make_base(request: MakeBase) -> Result<(SealedBase, BaseManifest), 
     }
     match made {
         Err(error) if error.may_pass() && scratch.path().join(RESUMABLE).exists() => {
-            scratch.halt().await?;
-            Err(error.cut_off())
+            let halted = scratch.halt().await?;
+            Err(ImportError::CutOff { reason: Box::new(error), folder: halted.path().to_owned() })
         }
         made => {
             scratch.remove().await?;
@@ -196,11 +197,12 @@ fn folders_in(folder: &Path) -> Result<Vec<PathBuf>, ImportError> {
     }
 }
 
-/// As above. For an import of a project, which goes on with some: the first of these is left, and returned.
+/// As above. For an import of a project, which goes on with some: the first of these is left, and returned, for a base of another name. Objects of
+/// the former one may still be deleted, or come late, whoever lists them now.
 async fn clear_killed(
     catalog: &Catalog,
     folder: &Path,
-    of: Option<(&ProjectName, &GoesOn<'_>)>,
+    of: Option<(&ProjectName, &Entropy, &GoesOn<'_>)>,
 ) -> Result<Option<(BaseId, Scratch)>, ImportError> {
     let mut found = None;
     for path in folders_in(folder)? {
@@ -213,10 +215,14 @@ async fn clear_killed(
             (Some(base), Some(project)) => remove_base(catalog, project, base).await?,
             _ => true,
         };
-        let is_own = of.is_some_and(|(own, _)| project.as_ref() == Some(own));
-        let is_resumed = is_own && found.is_none() && of.is_some_and(|(_, goes_on)| goes_on(&path));
+        let is_own = of.is_some_and(|(own, ..)| project.as_ref() == Some(own));
+        let resumed = of.filter(|(_, _, goes_on)| is_own && found.is_none() && goes_on(&path));
         match base.filter(|_| is_gone && path.join(RESUMABLE).exists()) {
-            Some(base) if is_resumed => found = Some((base, scratch.halt().await?)),
+            Some(_) if let Some((_, entropy, _)) = resumed => {
+                let base = BaseId::random(entropy);
+                let scratch = scratch.halt().await?.rename(folder.join(base.as_str()))?;
+                found = Some((base, scratch));
+            }
             // Another import may.
             Some(_) if !is_own && project.is_some() => drop(scratch.halt().await?),
             _ => {

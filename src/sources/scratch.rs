@@ -105,6 +105,12 @@ impl Scratch {
         Ok(self)
     }
 
+    /// Gives it another name.
+    pub(super) fn rename(self, path: PathBuf) -> Result<Scratch, ImportError> {
+        std::fs::rename(&self.path, &path).map_err(|source| ImportError::Scratch { path: path.clone(), source })?;
+        Ok(Scratch { path, ..self })
+    }
+
     /// Ends what works in it, and removes everything.
     pub(super) async fn remove(self) -> Result<(), ImportError> {
         let halted = self.halt().await?;

@@ -4,7 +4,7 @@ create function late.refuse() returns trigger language plpgsql as $$ begin raise
 create function late.no_ddl() returns event_trigger language plpgsql as $$ begin raise exception 'no statement of this kind'; end $$;
 
 -- Keys and indexes of partitions, which are made one by one and then attached.
-create table late.visits (id bigint, day date, who text, seen text, note text, primary key (id, day)) partition by range (day);
+create table late.visits (id bigint, day date, who text, seen text default 'unseen', note text, primary key (id, day)) partition by range (day);
 create table late.visits_1 partition of late.visits for values from ('2024-01-01') to ('2025-01-01');
 create table late.visits_2 partition of late.visits for values from ('2025-01-01') to ('2026-01-01');
 alter table late.visits_2 alter seen set storage external;

@@ -52,7 +52,7 @@ pub(super) async fn compute(plan: &DatabasePlan, record: &Record, fresh: &mut Co
     }
     for (table, rewrite) in &rewrites {
         let Some(statement) = &rewrite.statement else { continue };
-        let step = format!("expressions of {}", table.full_name());
+        let step = format!("expressions of {}", table.quoted());
         if record.has(database, &step, fresh).await? {
             continue;
         }

@@ -217,7 +217,10 @@ impl Fresh {
         let (data_dir, run_dir) = (self.data_dir(), self.run_dir());
         let pid_file =
             compute::watch_pid_file(&data_dir).map_err(MaskingError::io("cannot watch the fresh cluster"))?;
-        let parameters = LOADING.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        // From PostgreSQL 17 on there are some for logins, too, and an import that goes on logs in once they are there.
+        let newer = (self.installation.major >= 17).then_some(("event_triggers", "off"));
+        let settings = LOADING.into_iter().chain(newer);
+        let parameters = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         let launch = Launch {
             settings: &self.settings,
             installation: &self.installation,

@@ -150,14 +150,15 @@ impl Work<'_> {
             let one = TableCopy { database: &plan.catalog.name, table, plan: table_plan, copying: &load.copying };
             let name = format!("{}: {}", one.database, table.full_name());
             let part = self.copy.progress.part(&name, table.rows.max(0.0) as u64);
-            let of = (one.database, &*table.full_name());
+            let of = (one.database, &*table.quoted());
             let rows = match self.record.rows(of.0, of.1, fresh).await? {
-                Some(rows) if one.is_there(fresh, rows).await? => {
+                Some(rows) => {
+                    one.check_there(fresh, rows).await?;
                     one.look(&mut sources[0]).await?;
                     part.advance(rows);
                     rows
                 }
-                _ => {
+                None => {
                     let rows = one.run(&mut sources, fresh, |rows| part.advance(rows)).await?;
                     match (self.literals.findings().is_empty(), one.is_added_to_others()) {
                         // What definitions quote of its values is not recorded: a run that goes on must come to the same end.
@@ -179,19 +180,25 @@ impl Work<'_> {
     /// Removes the rows that loads have left which were killed: of tables that are not emptied before they are loaded again. Else they would lie in the
     /// free space of pages, where the search wants nothing to be.
     async fn remove_dead_rows(&self) -> Result<(), MaskingError> {
-        for (plan, _) in &self.databases {
-            let mut unfinished = BTreeSet::new();
-            let mut fresh = self.fresh.connect(&plan.catalog.name).await?;
-            for table_plan in &plan.tables {
-                let Some(root) = table_plan.through else { continue };
-                let table = plan.table(table_plan).full_name();
-                if self.record.rows(&plan.catalog.name, &table, &mut fresh).await?.is_none() {
-                    unfinished.insert(root);
-                }
+        let added_to = |load: &Load| {
+            let (plan, _) = &self.databases[load.database];
+            let table_plan = &plan.tables[load.table];
+            Some((load.database, plan.table(table_plan).quoted(), plan.catalog.table(table_plan.through?)?.quoted()))
+        };
+        let loads: Vec<_> = {
+            let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            waiting.iter().filter_map(added_to).collect()
+        };
+        let (mut unfinished, mut open) = (BTreeSet::new(), None);
+        for (database, table, root) in loads {
+            let fresh = self.session(&mut open, database).await?;
+            let name = &self.databases[database].0.catalog.name;
+            if self.record.rows(name, &table, fresh).await?.is_none() {
+                unfinished.insert((database, root));
             }
-            for root in unfinished.into_iter().filter_map(|root| plan.catalog.table(root)) {
-                fresh.query(&format!("VACUUM (FULL) {}", root.quoted())).await?;
-            }
+        }
+        for (database, root) in unfinished {
+            self.session(&mut open, database).await?.query(&format!("VACUUM (FULL) {root}")).await?;
         }
         Ok(())
     }

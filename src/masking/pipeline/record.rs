@@ -114,8 +114,8 @@ impl Record {
         // The last line may have been cut off; what it was of is loaded once more.
         let complete = text.rfind('\n').map_or("", |end| &text[..=end]);
         let (mut loaded, mut steps) = (BTreeMap::new(), Vec::new());
-        for entry in complete.lines().skip(1).map_while(|line| serde_json::from_str(line).ok()) {
-            match entry {
+        for line in complete.lines().skip(1) {
+            match serde_json::from_str(line).ok()? {
                 Entry::Rows { database, table, rows, transaction } => {
                     loaded.insert((database, table), (rows, transaction));
                 }

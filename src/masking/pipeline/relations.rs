@@ -34,10 +34,10 @@ const RELATIONS: &str = "
 pub(super) async fn remove_orphans(fresh: &Fresh, databases: &[String]) -> Result<(), MaskingError> {
     for database in databases {
         let mut connection = fresh.connect(database).await?;
-        let statement = "SELECT 'base/' || oid FROM pg_database WHERE datname = current_database()
-                         UNION ALL SELECT pg_relation_filepath(oid) FROM pg_class WHERE pg_relation_filepath(oid) IS NOT NULL";
+        let own = connection.query("SELECT 'base/' || oid FROM pg_database WHERE datname = current_database()").await?;
+        let folder = fresh.data_dir().join(field(own.first(), 0));
+        let statement = "SELECT pg_relation_filepath(oid) FROM pg_class WHERE pg_relation_filepath(oid) IS NOT NULL";
         let rows = connection.query(statement).await?;
-        let folder = fresh.data_dir().join(field(rows.first(), 0));
         let known: HashSet<String> = rows.iter().filter_map(|row| stem(Path::new(&field(Some(row), 0)))).collect();
         let failed = || MaskingError::io(format!("cannot look through {}", folder.display()));
         for entry in std::fs::read_dir(&folder).map_err(failed())? {

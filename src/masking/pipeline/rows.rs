@@ -134,13 +134,17 @@ impl TableCopy<'_> {
         MaskingError::Refused { database, table, objection: objection(message) }
     }
 
-    /// Whether the `rows` that a former run committed are there, as far as they can be told from others.
-    pub(in crate::masking) async fn is_there(&self, fresh: &mut Connection, rows: u64) -> Result<bool, MaskingError> {
+    /// Makes sure that the `rows` are there that a former run committed, as far as they can be told from others. They cannot be loaded again: keys and triggers
+    /// may be there, too.
+    pub(in crate::masking) async fn check_there(&self, fresh: &mut Connection, rows: u64) -> Result<(), MaskingError> {
         if self.is_added_to_others() {
-            return Ok(true);
+            return Ok(());
         }
         let counted = fresh.query(&format!("SELECT count(*) FROM ONLY {}", self.table.quoted())).await?;
-        Ok(field(counted.first(), 0).parse() == Ok(rows))
+        match field(counted.first(), 0).parse().unwrap_or_default() {
+            counted if counted == rows => Ok(()),
+            counted => Err(self.stopped(Stop::Count(rows, counted))),
+        }
     }
 
     /// Reads some of the rows and masks them, for what is kept of raw values; nothing is written.

@@ -10,10 +10,23 @@ use crate::masking::MaskingError;
 use crate::masking::catalog::{ForeignServer, literal, quote};
 use crate::masking::rules::Kept;
 use crate::sources::{Connection, Server};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use tokio::process::Command;
+
+/// Beginnings of entries: databases themselves are the globals', and large objects are copied by themselves, if at all.
+const COPIED_OTHERWISE: [&str; 7] = [
+    "BLOB",
+    "BLOB METADATA",
+    "DATABASE",
+    "DATABASE PROPERTIES",
+    "ACL - DATABASE",
+    "COMMENT - DATABASE",
+    "SECURITY LABEL - DATABASE",
+];
+/// The kind of an entry that makes a partition's index one of the whole table's.
+const ATTACHED: &str = "INDEX ATTACH";
 
 /// What is left out of a dump.
 #[derive(Clone, Copy, Debug)]
@@ -27,9 +40,41 @@ pub(in crate::masking) struct Omissions {
 pub(in crate::masking) struct Schema {
     database: String,
     archive: PathBuf,
-    /// Lines of the table of contents.
-    entries: Vec<String>,
+    entries: Vec<Entry>,
     omissions: Omissions,
+}
+
+/// One of a table of contents (`PrintTOCSummary` of pg_backup_archiver.c).
+struct Entry {
+    number: u32,
+    /// `12; 1417 16389 USER MAPPING - USER MAPPING app SERVER s app`
+    line: String,
+    depends_on: Vec<u32>,
+}
+
+impl Entry {
+    /// From `pg_restore --list --verbose`.
+    fn parse(listed: &str) -> Vec<Entry> {
+        let mut entries: Vec<Entry> = Vec::new();
+        for line in listed.lines() {
+            if let Some(numbers) = line.strip_prefix(";\tdepends on: ") {
+                let numbers = numbers.split_whitespace().filter_map(|number| number.parse::<u32>().ok());
+                entries.iter_mut().last().into_iter().for_each(|entry| entry.depends_on.extend(numbers.clone()));
+            } else if let Some(number) = line.split_once(';').and_then(|(number, _)| number.parse().ok()) {
+                entries.push(Entry { number, line: line.to_owned(), depends_on: Vec::new() });
+            }
+        }
+        entries
+    }
+
+    /// Kind, schema, name and owner: all but the numbers, which are another dump's others.
+    fn description(&self) -> &str {
+        self.line.splitn(4, ' ').nth(3).unwrap_or_default()
+    }
+
+    fn is(&self, kind: &str) -> bool {
+        self.description().strip_prefix(kind).is_some_and(|rest| rest.starts_with(' '))
+    }
 }
 
 impl Schema {
@@ -58,13 +103,10 @@ impl Schema {
         arguments.push(&file);
         let output = run(&fresh.installation, "pg_dump", source, database, &arguments).await?;
         check("pg_dump", database, output)?;
-        let listed = run(&fresh.installation, "pg_restore", source, database, &["--list", path(&archive)?]).await?;
-        let listed = check("pg_restore", database, listed)?;
-        let entries = String::from_utf8_lossy(&listed.stdout)
-            .lines()
-            .filter(|line| !line.starts_with(';'))
-            .map(str::to_owned)
-            .collect();
+        let list = ["--list", "--verbose", path(&archive)?];
+        let listed =
+            check("pg_restore", database, run(&fresh.installation, "pg_restore", source, database, &list).await?)?;
+        let entries = Entry::parse(&String::from_utf8_lossy(&listed.stdout));
         Ok(Schema { database: database.to_owned(), archive, entries, omissions })
     }
 
@@ -75,19 +117,17 @@ impl Schema {
         servers: &[ForeignServer],
     ) -> Result<(), MaskingError> {
         // Foreign tables come after their servers.
-        let first_server = self.entries.iter().position(|line| kind_of(line) == "SERVER");
-        let first_after =
-            |line: &&str| first_server.is_some_and(|first| self.entries[first..].iter().any(|entry| entry == line));
-        let (after, before): (Vec<&str>, Vec<&str>) = self.restored().partition(first_after);
+        let first_server = self.entries.iter().position(|entry| entry.is("SERVER"));
+        let behind: HashSet<u32> =
+            self.entries.iter().skip(first_server.unwrap_or(usize::MAX)).map(|entry| entry.number).collect();
+        let (after, before): (Vec<&Entry>, Vec<&Entry>) =
+            self.restored().partition(|entry| behind.contains(&entry.number));
         self.restore(fresh, &before, &["--section=pre-data"]).await?;
         if self.omissions.secrets && !servers.is_empty() {
             let mut connection = fresh.connect(&self.database).await?;
             for server in servers {
                 create_server(&mut connection, server, &self.database).await?;
             }
-        }
-        if after.is_empty() {
-            return Ok(());
         }
         self.restore(fresh, &after, &["--section=pre-data"]).await
     }
@@ -97,7 +137,7 @@ impl Schema {
         self.restore_rest(fresh, &self.restored().collect::<Vec<_>>(), jobs).await
     }
 
-    /// The same where a server was killed meanwhile: what is missing. `owners` are the names of all roles.
+    /// The same where a server was killed meanwhile: what is missing, and nothing may be in the end. `owners` are the names of all roles.
     ///
     /// Each entry is made by statements that are sent together, so that it is there or is not. Only its owner is set later: an entry that is
     /// still the superuser's is made anew. Nothing depends on such a one yet, for who restores it did not come so far.
@@ -107,43 +147,85 @@ impl Schema {
         jobs: usize,
         owners: &[&str],
     ) -> Result<(), MaskingError> {
-        let archive = self.archive.with_extension("made");
-        let made = Schema::dump(fresh, &fresh.server(), &self.database, None, archive, self.omissions).await?;
-        let made: HashSet<&str> = made.entries.iter().map(|line| description(line)).collect();
-        let is_unowned = |line: &str| {
-            let of = |owner: &&str| description(line).strip_suffix(owner)?.strip_suffix(' ');
-            owners.iter().filter_map(of).any(|entry| made.contains(&*format!("{entry} {}", fresh.superuser)))
+        let made = self.made(fresh).await?;
+        let names: HashSet<&str> = made.entries.iter().map(Entry::description).collect();
+        let is_unowned = |entry: &&Entry| {
+            let of = |owner: &&str| entry.description().strip_suffix(owner)?.strip_suffix(' ');
+            owners.iter().filter_map(of).any(|entry| names.contains(&*format!("{entry} {}", fresh.superuser)))
         };
-        let missing = self.restored().filter(|line| !made.contains(description(line)));
-        let (unowned, missing): (Vec<&str>, Vec<&str>) = missing.partition(|line| is_unowned(line));
-        if !unowned.is_empty() {
-            self.restore(fresh, &unowned, &["--section=post-data", "--clean", "--if-exists"]).await?;
+        let missing = self.missing_in(&made).into_iter();
+        let (unowned, missing): (Vec<&Entry>, Vec<&Entry>) = missing.partition(is_unowned);
+        self.restore(fresh, &unowned, &["--section=post-data", "--clean", "--if-exists"]).await?;
+        self.restore_rest(fresh, &missing, jobs).await?;
+        let missing = self.missing_in(&self.made(fresh).await?).len();
+        if missing == 0 {
+            return Ok(());
         }
-        self.restore_rest(fresh, &missing, jobs).await
+        let message = format!("{missing} definitions are still missing; run the import again, which starts over");
+        Err(MaskingError::Tool { tool: "pg_restore", database: self.database.clone(), message })
     }
 
-    async fn restore_rest(&self, fresh: &Fresh, list: &[&str], jobs: usize) -> Result<(), MaskingError> {
-        self.restore(fresh, list, &["--section=post-data", &format!("--jobs={jobs}")]).await
+    /// What is there of it.
+    async fn made(&self, fresh: &Fresh) -> Result<Schema, MaskingError> {
+        let archive = self.archive.with_extension("made");
+        Schema::dump(fresh, &fresh.server(), &self.database, None, archive, self.omissions).await
     }
 
-    /// Lines of what is not left out.
-    fn restored(&self) -> impl Iterator<Item = &str> {
-        self.entries.iter().map(String::as_str).filter(|line| !self.is_left_out(line))
+    /// Entries that `made` lacks. Some are called the same.
+    fn missing_in(&self, made: &Schema) -> Vec<&Entry> {
+        let mut there: HashMap<&str, usize> = HashMap::new();
+        made.entries.iter().for_each(|entry| *there.entry(entry.description()).or_default() += 1);
+        let is_missing = |entry: &&Entry| match there.get_mut(entry.description()) {
+            Some(count) if *count > 0 => {
+                *count -= 1;
+                false
+            }
+            _ => true,
+        };
+        self.restored().filter(is_missing).collect()
     }
 
-    fn is_left_out(&self, line: &str) -> bool {
-        match kind_of(line) {
-            // Copied by themselves, if at all.
-            "BLOB" | "BLOB METADATA" => true,
-            "SERVER" | "USER MAPPING" => self.omissions.secrets,
-            _ => false,
+    /// Indexes of partitions are attached one after the other: of two levels at once, some 1 in 100 restores left the whole table's index invalid, so that no key
+    /// could refer to it, or waited for each other (18.4, under load).
+    async fn restore_rest(&self, fresh: &Fresh, list: &[&Entry], jobs: usize) -> Result<(), MaskingError> {
+        let jobs = format!("--jobs={jobs}");
+        let (first, rest) = self.split_at_attached(list);
+        let (attached, first): (Vec<&Entry>, Vec<&Entry>) = first.into_iter().partition(|entry| entry.is(ATTACHED));
+        self.restore(fresh, &first, &["--section=post-data", &jobs]).await?;
+        self.restore(fresh, &attached, &["--section=post-data"]).await?;
+        self.restore(fresh, &rest, &["--section=post-data", &jobs]).await
+    }
+
+    /// What is attached, with all that it depends on; and what is left.
+    fn split_at_attached<'e>(&self, list: &[&'e Entry]) -> (Vec<&'e Entry>, Vec<&'e Entry>) {
+        let by_number: HashMap<u32, &Entry> = self.entries.iter().map(|entry| (entry.number, entry)).collect();
+        let mut waiting: Vec<&Entry> = list.iter().copied().filter(|entry| entry.is(ATTACHED)).collect();
+        let mut needed = HashSet::new();
+        while let Some(entry) = waiting.pop() {
+            if needed.insert(entry.number) {
+                waiting.extend(entry.depends_on.iter().filter_map(|number| by_number.get(number)).copied());
+            }
         }
+        list.iter().partition(|entry| needed.contains(&entry.number))
     }
 
-    async fn restore(&self, fresh: &Fresh, list: &[&str], arguments: &[&str]) -> Result<(), MaskingError> {
+    fn restored(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(|entry| !self.is_left_out(entry))
+    }
+
+    fn is_left_out(&self, entry: &Entry) -> bool {
+        let is_any_of = |kinds: &[&str]| kinds.iter().any(|kind| entry.is(kind));
+        is_any_of(&COPIED_OTHERWISE) || self.omissions.secrets && is_any_of(&["SERVER", "USER MAPPING"])
+    }
+
+    async fn restore(&self, fresh: &Fresh, list: &[&Entry], arguments: &[&str]) -> Result<(), MaskingError> {
+        if list.is_empty() {
+            return Ok(());
+        }
         let database = &self.database;
         let list_file = self.archive.with_extension("list");
-        std::fs::write(&list_file, list.join("\n") + "\n").map_err(MaskingError::io("cannot write a list"))?;
+        let lines: String = list.iter().map(|entry| format!("{}\n", entry.line)).collect();
+        std::fs::write(&list_file, lines).map_err(MaskingError::io("cannot write a list"))?;
         let use_list = format!("--use-list={}", list_file.display());
         let dbname = format!("--dbname={}", conninfo(database));
         let mut all = vec!["--exit-on-error", "--no-tablespaces", "--no-password", &use_list, &dbname];
@@ -152,18 +234,6 @@ impl Schema {
         let output = run(&fresh.installation, "pg_restore", &fresh.server(), database, &all).await?;
         check("pg_restore", database, output).map(drop)
     }
-}
-
-/// Kind, schema, name and owner: of `12; 1417 16389 USER MAPPING - USER MAPPING app SERVER s app` all but the numbers, which are another dump's others
-/// (`PrintTOCSummary` of pg_backup_archiver.c).
-fn description(line: &str) -> &str {
-    line.splitn(4, ' ').nth(3).unwrap_or_default()
-}
-
-fn kind_of(line: &str) -> &str {
-    const KINDS: [&str; 4] = ["USER MAPPING", "SERVER", "BLOB METADATA", "BLOB"];
-    let is_it = |kind: &&&str| description(line).strip_prefix(**kind).is_some_and(|rest| rest.starts_with(' '));
-    KINDS.iter().find(is_it).copied().unwrap_or_default()
 }
 
 /// A server of the same name that leads nowhere.
@@ -247,14 +317,29 @@ mod tests {
 
     #[test]
     fn entries_are_told_apart_by_kind() {
-        for (line, kind) in [
-            ("3; 1417 16400 SERVER - films postgres", "SERVER"),
-            ("4; 1418 16401 USER MAPPING - USER MAPPING app SERVER films postgres", "USER MAPPING"),
-            ("7; 0 0 ACL - FOREIGN SERVER shop postgres", ""),
-            ("8; 1259 16402 TABLE public SERVER postgres", ""),
-            ("9; 1259 16402 SERVERS public x postgres", ""),
-        ] {
-            assert_eq!(kind_of(line), kind, "{line}");
-        }
+        let entries = Entry::parse(
+            ";\n; Archive created at 2026\n3; 1417 16400 SERVER - films postgres\n;\tdepends on: 12 13\n\
+             4; 1418 16401 USER MAPPING - USER MAPPING app SERVER films postgres\n\
+             7; 0 0 ACL - FOREIGN SERVER shop postgres\n8; 1259 16402 TABLE public SERVER postgres\n\
+             9; 1259 16402 SERVERS public x postgres\n",
+        );
+        let kinds = ["SERVER", "USER MAPPING"];
+        let is: Vec<_> = entries.iter().map(|entry| kinds.map(|kind| entry.is(kind))).collect();
+        assert_eq!(is, [[true, false], [false, true], [false; 2], [false; 2], [false; 2]]);
+        assert_eq!((entries[0].number, &entries[0].depends_on[..]), (3, &[12, 13][..]));
+    }
+
+    #[test]
+    fn what_is_attached_comes_with_what_it_depends_on() {
+        let listed = "1; 2606 1 CONSTRAINT public whole pk app\n2; 2606 2 CONSTRAINT public part pk app\n3; 0 0 INDEX ATTACH public part_pk app\n\
+                      ;\tdepends on: 1 2 9\n4; 2606 4 FK CONSTRAINT public other fk app\n;\tdepends on: 1 3\n5; 1259 5 INDEX public other i app\n";
+        let omissions = Omissions { comments: Kept::Keep, secrets: false };
+        let schema =
+            Schema { database: String::new(), archive: PathBuf::new(), entries: Entry::parse(listed), omissions };
+        let (first, rest) = schema.split_at_attached(&schema.restored().collect::<Vec<_>>());
+        let numbers = |entries: &[&Entry]| entries.iter().map(|entry| entry.number).collect::<Vec<_>>();
+        assert_eq!((numbers(&first), numbers(&rest)), (vec![1, 2, 3], vec![4, 5]));
+        let (first, rest) = schema.split_at_attached(&schema.entries.iter().skip(3).collect::<Vec<_>>());
+        assert_eq!((first.len(), numbers(&rest)), (0, vec![4, 5]));
     }
 }
