@@ -210,14 +210,14 @@ async fn clear_killed(
         let project: Option<ProjectName> =
             std::fs::read_to_string(path.join("project")).ok().and_then(|name| name.parse().ok());
         let base = path.file_name().and_then(|name| name.to_str()).map(BaseId::from);
-        // Of a base that is there, or may be, nothing is left to do.
-        let is_gone = match (&base, &project) {
+        // Then nothing is left to do.
+        let is_listed = match (&base, &project) {
             (Some(base), Some(project)) => remove_base(catalog, project, base).await?,
-            _ => true,
+            _ => false,
         };
         let is_own = of.is_some_and(|(own, ..)| project.as_ref() == Some(own));
         let resumed = of.filter(|(_, _, goes_on)| is_own && found.is_none() && goes_on(&path));
-        match base.filter(|_| is_gone && path.join(RESUMABLE).exists()) {
+        match base.filter(|_| !is_listed && path.join(RESUMABLE).exists()) {
             Some(_) if let Some((_, entropy, _)) = resumed => {
                 let base = BaseId::random(entropy);
                 let scratch = scratch.halt().await?.rename(folder.join(base.as_str()))?;
@@ -235,12 +235,12 @@ async fn clear_killed(
 }
 
 /// Deletes the objects of a base that was never sealed. One whose manifest is there may have been listed by a put whose answer was lost, or
-/// may still be: it stays, and the answer is no.
+/// may still be: it stays. Whether it is listed now.
 async fn remove_base(catalog: &Catalog, project: &ProjectName, base: &BaseId) -> Result<bool, ImportError> {
     let failed = |e: crate::store::StoreError| ImportError::Store { reason: e.to_string() };
     let head = catalog.project_head(project).await.map_err(failed)?;
     if head.is_some_and(|head| head.bases.iter().any(|sealed| sealed.id == *base)) {
-        return Ok(false);
+        return Ok(true);
     }
     let manifest = keys::base_manifest(project, base);
     if catalog.store().get(&manifest).await.map_err(failed)?.is_some() {
@@ -249,5 +249,5 @@ async fn remove_base(catalog: &Catalog, project: &ProjectName, base: &BaseId) ->
     for key in catalog.store().list(&keys::base(project, base)).await.map_err(failed)? {
         catalog.store().delete(&key).await.map_err(failed)?;
     }
-    Ok(true)
+    Ok(false)
 }

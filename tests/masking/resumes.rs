@@ -241,6 +241,7 @@ fn comes_to_the_same_base(major: Major) {
         "cluster-searched",
         "base-staged",
         "report-put",
+        "base-manifest-put",
     ];
     for (number, end) in with_rows.iter().chain(&after_rows).enumerate() {
         masked.node.set_environment("OFFSHOOT_FAULT", end);
@@ -256,6 +257,10 @@ fn comes_to_the_same_base(major: Major) {
     masked.node.set_environment("OFFSHOOT_FAULT", "");
     masked.node.start();
     contents::assert_same_lines(&wanted, &holds(&masked, "resumed"), "the base that was made in pieces");
+    if major == Major::Eighteen {
+        let counted = "select count(*), count(*) filter (where is_own), (select count(*) from extension_notes) from extension_settings";
+        assert_eq!(masked.psql("shop@resumed", counted), "51|1|50");
+    }
     check_late(&masked, "shop@resumed");
     assert!(masked.node.data_dir().join("import").read_dir().expect("it was made").next().is_none());
 }

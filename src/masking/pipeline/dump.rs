@@ -59,17 +59,23 @@ pub(in crate::masking) async fn restore(
         template.query(&create_statement(&fresh.installation, file, &contents.database).await?).await?;
     }
     let jobs = format!("--jobs={jobs}");
+    // As in schema.rs: indexes of partitions are not to be attached two at a time.
+    let attaches = contents.entries.iter().any(|line| line.contains(" INDEX ATTACH "));
     for (number, entries) in [&contents.entries, &contents.views].into_iter().enumerate() {
         let list = folder.join(format!("list-{number}"));
         std::fs::write(&list, entries.join("\n") + "\n").map_err(MaskingError::io("cannot write a list"))?;
         let list = format!("--use-list={}", list.display());
-        let mut arguments = vec!["--exit-on-error", &list];
+        let restore = ["--exit-on-error", &list];
         // Several sessions want a file or folder that can be read in any order, which a tar is not; views want their order.
-        if !contents.is_tar && number == 0 {
-            arguments.push(&jobs);
+        let passes: &[&[&str]] = match (!contents.is_tar && number == 0, attaches) {
+            (true, true) => &[&["--section=pre-data", "--section=data", &jobs], &["--section=post-data"]],
+            (true, false) => &[&[&jobs]],
+            (false, _) => &[&[]],
+        };
+        for pass in passes {
+            let output = restore_into(&fresh, file, &contents.database, &[&restore, *pass].concat()).await?;
+            check("pg_restore", &contents.database, output).map_err(without_server_text)?;
         }
-        let output = restore_into(&fresh, file, &contents.database, &arguments).await?;
-        check("pg_restore", &contents.database, output).map_err(without_server_text)?;
         // Materialized views are filled as their owners, of whose memberships a dump says nothing. Grants by superusers would count as the
         // owners', so these come before.
         let attribute = if number == 0 { "SUPERUSER" } else { "NOSUPERUSER" };
