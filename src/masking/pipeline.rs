@@ -286,9 +286,12 @@ async fn remove_former(copy: &Copy) -> Result<(), MaskingError> {
     tokio::task::spawn_blocking(remove).await.expect("removing files does not panic").map_err(failed)
 }
 
-/// The source ended it, which says nothing of the rows. Class 57P: its operator, or a crash (Postgres manual, "PostgreSQL Error Codes").
+/// A server ended it, which says nothing of the rows. Class 57P: its operator, or a crash (Postgres manual, "PostgreSQL Error Codes").
 fn without_blame(error: MaskingError) -> MaskingError {
     match error {
+        MaskingError::Tool { ref message, .. } if message.contains("server closed the connection") => {
+            ImportError::SourceGone { reason: error.to_string() }.into()
+        }
         MaskingError::SourceRefused { sqlstate, .. } if sqlstate.starts_with("57P") => {
             let reason = format!("the source ended the session (SQLSTATE {sqlstate})");
             ImportError::SourceGone { reason }.into()

@@ -184,9 +184,14 @@ impl ImportError {
 }
 
 impl ImportError {
-    /// It says nothing against what was copied so far, which another import may go on with. A full disk gets its space back.
+    /// Whether another import is to go on with what was copied: unless masking refused it, or a full disk needs its space back.
     pub(super) fn may_pass(&self) -> bool {
-        !matches!(self, Self::Prepare(_) | Self::DiskFull { .. })
+        match self {
+            Self::Prepare(_) | Self::DiskFull { .. } => false,
+            Self::Server { sqlstate, .. } => SqlState::from_code(sqlstate) != SqlState::DISK_FULL,
+            Self::Start(LifecycleError::Io { source, .. }) => source.kind() != io::ErrorKind::StorageFull,
+            _ => true,
+        }
     }
 }
 

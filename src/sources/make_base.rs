@@ -91,12 +91,10 @@ pub async fn make_base(request: MakeBase) -> Result<(SealedBase, BaseManifest), 
         }
     };
     let made = copy_and_seal(&settings, &project, origin, &catalog, &ambient, progress, &base, scratch.path()).await;
-    if made.is_err() {
-        // Why it failed matters more than what stays behind.
-        let _ = remove_base(&catalog, &project, &base).await;
-    }
+    // Why it failed matters more than what stays behind.
+    let is_listed = made.is_err() && remove_base(&catalog, &project, &base).await.unwrap_or(false);
     match made {
-        Err(error) if error.may_pass() && scratch.path().join(RESUMABLE).exists() => {
+        Err(error) if error.may_pass() && !is_listed && scratch.path().join(RESUMABLE).exists() => {
             let halted = scratch.halt().await?;
             Err(ImportError::CutOff { reason: Box::new(error), folder: halted.path().to_owned() })
         }

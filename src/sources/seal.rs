@@ -64,6 +64,9 @@ pub(super) async fn seal(sealing: Sealing<'_>, scratch: &Path) -> Result<(Sealed
     .map_err(|e| LifecycleError::Other(e.to_string()))?
     .map_err(|e| match e {
         WriteError::Store(e) => LifecycleError::Store(e),
+        WriteError::Scratch { path, source } => {
+            LifecycleError::io(format!("cannot write to {}", path.display()))(source)
+        }
         e => LifecycleError::Other(e.to_string()),
     })?;
     let SealedParts { packs, index_bytes, last_file_id, files, logical_bytes } = parts;

@@ -13,6 +13,13 @@ select n, date '2024-01-01' + n % 700, 'visitor ' || n, 'seen ' || n, repeat('no
 create index visits_by_day on late.visits (day);
 create index visits_by_who on late.visits_2 (lower(who)) where note <> '';
 alter table late.visits_1 cluster on visits_1_pkey;
+-- The database's first key by name, with a comment.
+create schema early;
+create table early.accounts (id int, kind int, name text, constraint accounts_by_id primary key (id, kind)) partition by list (kind);
+create table early.accounts_1 partition of early.accounts for values in (1);
+create table early.accounts_2 partition of early.accounts for values in (2);
+insert into early.accounts select n, 1 + n % 2, 'account ' || n from generate_series(1, 100) n;
+comment on constraint accounts_by_id on early.accounts is 'first of all';
 create rule keep as on delete to late.visits do instead nothing;
 
 create table late.comments (

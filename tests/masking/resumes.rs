@@ -59,7 +59,7 @@ const EXTENSION: &str = "
 /// The same with everything that comes after the rows.
 fn late_shop(major: Major) -> Masked {
     let masked = Masked::new(SourceOptions::of(major).conf("autovacuum = off\n"), masked_config());
-    masked.write_rules(&("large_objects = \"keep\"\n".to_owned() + &shop_rules("", LATE_RULES)));
+    masked.write_rules(&("comments = \"keep\"\nlarge_objects = \"keep\"\n".to_owned() + &shop_rules("", LATE_RULES)));
     if major == Major::Eighteen {
         masked.source.psql("shop", EXTENSION);
     }
@@ -256,7 +256,9 @@ fn comes_to_the_same_base(major: Major) {
     assert!(said.contains("cut off: "), "{said}");
     masked.node.set_environment("OFFSHOOT_FAULT", "");
     masked.node.start();
-    contents::assert_same_lines(&wanted, &holds(&masked, "resumed"), "the base that was made in pieces");
+    let held = holds(&masked, "resumed");
+    assert!(held.contains("'first of all'"), "a comment is lost");
+    contents::assert_same_lines(&wanted, &held, "the base that was made in pieces");
     if major == Major::Eighteen {
         let counted = "select count(*), count(*) filter (where is_own), (select count(*) from extension_notes) from extension_settings";
         assert_eq!(masked.psql("shop@resumed", counted), "51|1|50");
@@ -354,6 +356,14 @@ fn an_import_that_could_not_come_to_the_same_base_starts_over() {
     }
 }
 
+/// As a node that starts does it with what a killed import has left.
+fn end_what_runs(masked: &mut Masked) {
+    masked.node.start();
+    let folder = import_folder(masked);
+    until("the killed import's server to end", 20, || processes_below(&folder).is_empty().then_some(()));
+    masked.node.stop();
+}
+
 /// Started by hand on what an import has left, and stopped again.
 fn in_its_cluster(masked: &Masked, sql: &str) {
     let folder = import_folder(masked).join("fresh");
@@ -389,11 +399,7 @@ fn what_a_killed_restore_has_half_made_is_completed() {
     let arguments = ["import", "shop", "--from", &masked.source.url(POSTGRES)].map(str::to_owned);
     masked.node.fail(&arguments.each_ref().map(String::as_str));
     masked.node.set_environment("OFFSHOOT_FAULT", "");
-    // A node that starts ends what still runs.
-    masked.node.start();
-    let folder = import_folder(&masked);
-    until("the killed import's server to end", 20, || processes_below(&folder).is_empty().then_some(()));
-    masked.node.stop();
+    end_what_runs(&mut masked);
     in_its_cluster(
         &masked,
         "alter table only late.visits_1 add constraint visits_1_pkey primary key (id, day); alter table late.visits_1 cluster on visits_1_pkey;
@@ -412,6 +418,23 @@ fn what_a_killed_restore_has_half_made_is_completed() {
     assert!(said.contains("tables are there"), "{said}");
     masked.node.start();
     contents::assert_same_lines(&wanted, &holds(&masked, "completed"), "the base that was half made");
+}
+
+#[test]
+fn rows_that_are_recorded_and_not_there_end_an_import() {
+    let mut masked = late_shop(Major::Fifteen);
+    masked.node.set_environment("OFFSHOOT_FAULT", "rows-copied");
+    let from = masked.source.url(POSTGRES);
+    let arguments = ["import", "shop", "--from", &from];
+    masked.node.fail(&arguments);
+    masked.node.set_environment("OFFSHOOT_FAULT", "");
+    end_what_runs(&mut masked);
+    in_its_cluster(&masked, "delete from late.comments where id = 7");
+    let error = masked.node.fail(&arguments);
+    assert!(error.contains("late.comments: 200 rows were read and 199 are there"), "{error}");
+    assert!(masked.node.data_dir().join("import").read_dir().expect("it was made").next().is_none());
+    masked.import();
+    assert_eq!(masked.node.bases().len(), 1);
 }
 
 #[test]

@@ -50,18 +50,23 @@ struct Entry {
     /// `12; 1417 16389 USER MAPPING - USER MAPPING app SERVER s app`
     line: String,
     depends_on: Vec<u32>,
+    /// It comes after the rows: keys, indexes, constraints, triggers, and what is said of them.
+    is_late: bool,
 }
 
 impl Entry {
-    /// From `pg_restore --list --verbose`.
-    fn parse(listed: &str) -> Vec<Entry> {
+    /// From `pg_restore --list --verbose`, and what it lists with `--section=post-data`.
+    fn parse(listed: &str, late: &str) -> Vec<Entry> {
+        let number = |line: &str| line.split_once(';').and_then(|(number, _)| number.parse().ok());
+        let late: HashSet<u32> = late.lines().filter_map(number).collect();
         let mut entries: Vec<Entry> = Vec::new();
         for line in listed.lines() {
             if let Some(numbers) = line.strip_prefix(";\tdepends on: ") {
                 let numbers = numbers.split_whitespace().filter_map(|number| number.parse::<u32>().ok());
                 entries.iter_mut().last().into_iter().for_each(|entry| entry.depends_on.extend(numbers.clone()));
-            } else if let Some(number) = line.split_once(';').and_then(|(number, _)| number.parse().ok()) {
-                entries.push(Entry { number, line: line.to_owned(), depends_on: Vec::new() });
+            } else if let Some(number) = number(line) {
+                let is_late = late.contains(&number);
+                entries.push(Entry { number, line: line.to_owned(), depends_on: Vec::new(), is_late });
             }
         }
         entries
@@ -103,10 +108,13 @@ impl Schema {
         arguments.push(&file);
         let output = run(&fresh.installation, "pg_dump", source, database, &arguments).await?;
         check("pg_dump", database, output)?;
-        let list = ["--list", "--verbose", path(&archive)?];
-        let listed =
-            check("pg_restore", database, run(&fresh.installation, "pg_restore", source, database, &list).await?)?;
-        let entries = Entry::parse(&String::from_utf8_lossy(&listed.stdout));
+        let mut listed = Vec::new();
+        for how in ["--verbose", "--section=post-data"] {
+            let list = ["--list", how, path(&archive)?];
+            let output = run(&fresh.installation, "pg_restore", source, database, &list).await?;
+            listed.push(String::from_utf8_lossy(&check("pg_restore", database, output)?.stdout).into_owned());
+        }
+        let entries = Entry::parse(&listed[0], &listed[1]);
         Ok(Schema { database: database.to_owned(), archive, entries, omissions })
     }
 
@@ -134,7 +142,7 @@ impl Schema {
 
     /// Restores what comes after them, keys, indexes, constraints and triggers, with so many sessions at once.
     pub(in crate::masking) async fn restore_after(&self, fresh: &Fresh, jobs: usize) -> Result<(), MaskingError> {
-        self.restore_rest(fresh, &self.restored().collect::<Vec<_>>(), jobs).await
+        self.restore_late(fresh, &self.late().collect::<Vec<_>>(), jobs).await
     }
 
     /// The same where a server was killed meanwhile: what is missing, and nothing may be in the end. `owners` are the names of all roles.
@@ -155,13 +163,14 @@ impl Schema {
         };
         let missing = self.missing_in(&made).into_iter();
         let (unowned, missing): (Vec<&Entry>, Vec<&Entry>) = missing.partition(is_unowned);
-        self.restore(fresh, &unowned, &["--section=post-data", "--clean", "--if-exists"]).await?;
-        self.restore_rest(fresh, &missing, jobs).await?;
-        let missing = self.missing_in(&self.made(fresh).await?).len();
-        if missing == 0 {
+        self.restore(fresh, &unowned, &["--clean", "--if-exists"]).await?;
+        self.restore_late(fresh, &missing, jobs).await?;
+        let made = self.made(fresh).await?;
+        let missing: Vec<&str> = self.missing_in(&made).into_iter().map(Entry::description).take(5).collect();
+        if missing.is_empty() {
             return Ok(());
         }
-        let message = format!("{missing} definitions are still missing; run the import again, which starts over");
+        let message = format!("still missing: {}; run the import again, which starts over", missing.join("; "));
         Err(MaskingError::Tool { tool: "pg_restore", database: self.database.clone(), message })
     }
 
@@ -182,18 +191,20 @@ impl Schema {
             }
             _ => true,
         };
-        self.restored().filter(is_missing).collect()
+        self.late().filter(is_missing).collect()
     }
 
     /// Indexes of partitions are attached one after the other: of two levels at once, some 1 in 100 restores left the whole table's index invalid, so that no key
     /// could refer to it, or waited for each other (18.4, under load).
-    async fn restore_rest(&self, fresh: &Fresh, list: &[&Entry], jobs: usize) -> Result<(), MaskingError> {
+    ///
+    /// By their numbers: which section a comment is of, pg_restore tells by what it finds before it in the list, and drops it where that is nothing.
+    async fn restore_late(&self, fresh: &Fresh, list: &[&Entry], jobs: usize) -> Result<(), MaskingError> {
         let jobs = format!("--jobs={jobs}");
         let (first, rest) = self.split_at_attached(list);
         let (attached, first): (Vec<&Entry>, Vec<&Entry>) = first.into_iter().partition(|entry| entry.is(ATTACHED));
-        self.restore(fresh, &first, &["--section=post-data", &jobs]).await?;
-        self.restore(fresh, &attached, &["--section=post-data"]).await?;
-        self.restore(fresh, &rest, &["--section=post-data", &jobs]).await
+        self.restore(fresh, &first, &[&jobs]).await?;
+        self.restore(fresh, &attached, &[]).await?;
+        self.restore(fresh, &rest, &[&jobs]).await
     }
 
     /// What is attached, with all that it depends on; and what is left.
@@ -207,6 +218,10 @@ impl Schema {
             }
         }
         list.iter().partition(|entry| needed.contains(&entry.number))
+    }
+
+    fn late(&self) -> impl Iterator<Item = &Entry> {
+        self.restored().filter(|entry| entry.is_late)
     }
 
     fn restored(&self) -> impl Iterator<Item = &Entry> {
@@ -322,7 +337,9 @@ mod tests {
              4; 1418 16401 USER MAPPING - USER MAPPING app SERVER films postgres\n\
              7; 0 0 ACL - FOREIGN SERVER shop postgres\n8; 1259 16402 TABLE public SERVER postgres\n\
              9; 1259 16402 SERVERS public x postgres\n",
+            ";\n9; 1259 16402 SERVERS public x postgres\n",
         );
+        assert_eq!(entries.iter().filter(|entry| entry.is_late).map(|entry| entry.number).collect::<Vec<_>>(), [9]);
         let kinds = ["SERVER", "USER MAPPING"];
         let is: Vec<_> = entries.iter().map(|entry| kinds.map(|kind| entry.is(kind))).collect();
         assert_eq!(is, [[true, false], [false, true], [false; 2], [false; 2], [false; 2]]);
@@ -334,12 +351,34 @@ mod tests {
         let listed = "1; 2606 1 CONSTRAINT public whole pk app\n2; 2606 2 CONSTRAINT public part pk app\n3; 0 0 INDEX ATTACH public part_pk app\n\
                       ;\tdepends on: 1 2 9\n4; 2606 4 FK CONSTRAINT public other fk app\n;\tdepends on: 1 3\n5; 1259 5 INDEX public other i app\n";
         let omissions = Omissions { comments: Kept::Keep, secrets: false };
-        let schema =
-            Schema { database: String::new(), archive: PathBuf::new(), entries: Entry::parse(listed), omissions };
+        let schema = Schema {
+            database: String::new(),
+            archive: PathBuf::new(),
+            entries: Entry::parse(listed, listed),
+            omissions,
+        };
         let (first, rest) = schema.split_at_attached(&schema.restored().collect::<Vec<_>>());
         let numbers = |entries: &[&Entry]| entries.iter().map(|entry| entry.number).collect::<Vec<_>>();
         assert_eq!((numbers(&first), numbers(&rest)), (vec![1, 2, 3], vec![4, 5]));
         let (first, rest) = schema.split_at_attached(&schema.entries.iter().skip(3).collect::<Vec<_>>());
         assert_eq!((first.len(), numbers(&rest)), (0, vec![4, 5]));
+    }
+
+    #[test]
+    fn of_entries_that_are_called_the_same_each_is_missing_by_itself() {
+        let schema = |listed: &str| Schema {
+            database: String::new(),
+            archive: PathBuf::new(),
+            entries: Entry::parse(listed, listed),
+            omissions: Omissions { comments: Kept::Keep, secrets: false },
+        };
+        let wanted =
+            schema("1; 1 1 TRIGGER public a b c app\n2; 1 2 TRIGGER public a b c app\n3; 1 3 INDEX public i app\n");
+        let missing = |made: &str| wanted.missing_in(&schema(made)).len();
+        assert_eq!(missing("7; 1 7 TRIGGER public a b c app\n8; 1 8 INDEX public i app\n"), 1);
+        assert_eq!(
+            missing("7; 1 7 TRIGGER public a b c app\n8; 1 8 TRIGGER public a b c app\n9; 1 9 INDEX public i app\n"),
+            0
+        );
     }
 }
