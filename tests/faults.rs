@@ -85,7 +85,7 @@ fn the_cache_is_mapped() {
     assert_eq!(shop.psql("shop@x", sum), right);
 }
 
-/// Steps that no serving node takes: `tests/masking/kills.rs`, `tests/collection.rs`, `src/store` and `src/pageserver/tests` have their tests.
+/// Steps that no serving node takes: `tests/masking/kills.rs` and `resumes.rs`, `tests/collection.rs`, `src/store` and `src/pageserver/tests` have their tests.
 const ELSEWHERE: [FaultPoint; 17] = [
     FaultPoint::SchemaRestored,
     FaultPoint::TableCopied,

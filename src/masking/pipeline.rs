@@ -49,7 +49,6 @@ use record::{Record, SourceState};
 use relations::Relations;
 use schema::{Omissions, Schema};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -290,11 +289,11 @@ async fn remove_former(copy: &Copy) -> Result<(), MaskingError> {
 fn without_blame(error: MaskingError) -> MaskingError {
     match error {
         MaskingError::Tool { ref message, .. } if message.contains("server closed the connection") => {
-            ImportError::SourceGone { reason: error.to_string() }.into()
+            ImportError::Interrupted { reason: error.to_string() }.into()
         }
         MaskingError::SourceRefused { sqlstate, .. } if sqlstate.starts_with("57P") => {
             let reason = format!("the source ended the session (SQLSTATE {sqlstate})");
-            ImportError::SourceGone { reason }.into()
+            ImportError::Interrupted { reason }.into()
         }
         other => other,
     }
@@ -338,7 +337,7 @@ impl Filling<'_> {
     ) -> Result<Filled, MaskingError> {
         let Filling { copy, fresh, globals, literals } = self;
         let omissions = Omissions { comments: copy.rules.comments, secrets: copy.key.is_some() };
-        let made = std::fs::DirBuilder::new().mode(0o700).create(&copy.archives);
+        let made = tokio::fs::DirBuilder::new().mode(0o700).create(&copy.archives).await;
         made.map_err(MaskingError::io(format!("cannot make {}", copy.archives.display())))?;
         let mut template = fresh.connect("template1").await?;
         if former.is_none() {
@@ -354,7 +353,7 @@ impl Filling<'_> {
                 Schema::dump(fresh, &copy.source, &catalog.name, Some(&snapshot.name), archive, omissions).await;
             let schema = dumped.map_err(|error| match former.is_some() {
                 // Whatever it is that went well before: it says nothing against the rows that are there.
-                true => ImportError::SourceGone { reason: error.to_string() }.into(),
+                true => ImportError::Interrupted { reason: error.to_string() }.into(),
                 false => error,
             })?;
             if former.is_none() {

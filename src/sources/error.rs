@@ -128,7 +128,7 @@ pub enum ImportError {
     #[error("{store} has no raw base of {project}; make one with `offshoot import {project} --raw`")]
     NoRawBase { project: ProjectName, store: String },
     #[error("{reason}")]
-    SourceGone { reason: String },
+    Interrupted { reason: String },
     #[error(
         "{reason}. What was copied is kept, and the next import by the same rules goes on from there, if nothing has written to the source by then. To start \
          over instead, remove {}",

@@ -208,7 +208,7 @@ async fn clear_killed(
         let project: Option<ProjectName> =
             std::fs::read_to_string(path.join("project")).ok().and_then(|name| name.parse().ok());
         let base = path.file_name().and_then(|name| name.to_str()).map(BaseId::from);
-        // Then nothing is left to do.
+        // Of a base that is listed nothing is left to do.
         let is_listed = match (&base, &project) {
             (Some(base), Some(project)) => remove_base(catalog, project, base).await?,
             _ => false,

@@ -443,13 +443,14 @@ fn an_import_that_is_killed_at_any_moment_after_the_rows_comes_to_the_same_base(
     let wanted = holds_in_one_go(&mut masked);
     let from = masked.source.url(POSTGRES);
     let arguments = ["import", "shop", "--from", &from];
+    let mut killed = 0;
     for number in 0..8 {
         let mut import = masked.node.spawn(&arguments);
         let said = BufReader::new(import.stderr.take().expect("it is piped"));
         let is_there =
             said.lines().map_while(Result::ok).any(|line| line.contains("building keys and indexes of shop"));
         assert!(is_there, "the import ended before its keys were built");
-        // Whatever it does just then: after this line, it takes some two seconds.
+        // Whatever it does just then, until it comes to its end.
         pause(Duration::from_millis(250 * number));
         signal(import.id() as i32, Signal::SIGKILL);
         let mut rest = String::new();
@@ -458,7 +459,9 @@ fn an_import_that_is_killed_at_any_moment_after_the_rows_comes_to_the_same_base(
         if !masked.node.bases().is_empty() {
             break;
         }
+        killed += 1;
     }
+    assert!(killed > 2, "it was killed only {killed} times before it came to its end");
     if masked.node.bases().is_empty() {
         let said = progress(&masked, &arguments.map(str::to_owned));
         assert!(said.contains("tables are there"), "{said}");

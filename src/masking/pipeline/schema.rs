@@ -62,8 +62,8 @@ impl Entry {
         let mut entries: Vec<Entry> = Vec::new();
         for line in listed.lines() {
             if let Some(numbers) = line.strip_prefix(";\tdepends on: ") {
-                let numbers = numbers.split_whitespace().filter_map(|number| number.parse::<u32>().ok());
-                entries.iter_mut().last().into_iter().for_each(|entry| entry.depends_on.extend(numbers.clone()));
+                let Some(entry) = entries.last_mut() else { continue };
+                entry.depends_on.extend(numbers.split_whitespace().filter_map(|number| number.parse::<u32>().ok()));
             } else if let Some(number) = number(line) {
                 let is_late = late.contains(&number);
                 entries.push(Entry { number, line: line.to_owned(), depends_on: Vec::new(), is_late });
